@@ -1,0 +1,6 @@
+"""Judge: a ``History`` goes in, ``Findings`` come out. One illness, one file, in ``rules/``. Imports no torch."""
+
+from trainmedic.diagnose.finding import Evidence, Finding, Severity, number_to_json
+from trainmedic.diagnose.rule import Root, Rule, sections
+
+__all__ = ["Evidence", "Finding", "Root", "Rule", "Severity", "number_to_json", "sections"]

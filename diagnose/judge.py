@@ -1,0 +1,114 @@
+"""Every rule over one history, and which finding explains which."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from trainmedic.diagnose import rules as rules_package
+from trainmedic.diagnose.finding import Finding
+from trainmedic.diagnose.rule import Rule
+from trainmedic.history import History
+
+
+@cache
+def catalogue() -> tuple[type[Rule], ...]:
+    """All rules, by code. The package is walked: a file in ``diagnose/rules/`` is a rule, there is no second list."""
+    found = []
+    for module in pkgutil.iter_modules(rules_package.__path__):
+        loaded = importlib.import_module(f"{rules_package.__name__}.{module.name}")
+        found += [
+            thing
+            for thing in vars(loaded).values()
+            if isinstance(thing, type) and issubclass(thing, Rule) and thing.__module__ == loaded.__name__
+        ]
+    return tuple(sorted(found, key=lambda rule: rule.code))
+
+
+@dataclass(frozen=True)
+class NotChecked:
+    """A rule that could not judge this history, and why."""
+
+    code: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What all rules say of one history. Findings lead with the root cause; what it explains follows it."""
+
+    findings: tuple[Finding, ...] = ()
+    checked: tuple[str, ...] = ()
+    not_checked: tuple[NotChecked, ...] = ()
+    errors: tuple[str, ...] = field(default=())
+
+
+def judge(history: History, rules: Sequence[Rule] | None = None) -> Diagnosis:
+    """Run ``rules`` (all, with their defaults, unless given) over ``history``.
+
+    A rule that raises is listed as not checked with its error, and hides no other.
+    """
+    findings: list[Finding] = []
+    checked: list[str] = []
+    not_checked: list[NotChecked] = []
+    errors: list[str] = []
+    for rule in rules if rules is not None else [rule() for rule in catalogue()]:
+        try:
+            reason = rule.unmet(history)
+            if reason is None:
+                findings += rule.check(history)
+                checked.append(rule.code)
+        except Exception as error:
+            reason = f"the rule failed: {type(error).__name__}: {error}"
+            errors.append(f"{rule.code} {rule.name}: {reason}")
+        if reason is not None:
+            not_checked.append(NotChecked(rule.code, rule.name, reason))
+    return Diagnosis(tuple(order(findings)), tuple(checked), tuple(not_checked), tuple(errors))
+
+
+def order(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings with ids and ``explained_by``: roots first, by severity and onset, each followed by what it explains."""
+    by_code = {rule.code: rule for rule in catalogue()}
+
+    def suspicion(finding: Finding) -> tuple[int, int, int]:
+        rule = by_code.get(finding.code)
+        return -finding.severity.rank, rule.root if rule else 9, finding.step
+
+    ordered = sorted(findings, key=suspicion)
+    numbered = [finding.model_copy(update={"id": f"f{i}"}) for i, finding in enumerate(ordered, start=1)]
+    causes = {finding.id: _cause(finding, numbered, by_code) for finding in numbered}
+    explained = [finding.model_copy(update={"explained_by": causes[finding.id]}) for finding in numbered]
+    folded: list[Finding] = []
+
+    def unfold(cause: str | None) -> None:
+        for finding in explained:
+            if finding.explained_by == cause:
+                folded.append(finding)
+                unfold(finding.id)
+
+    unfold(None)
+    return folded
+
+
+def _cause(finding: Finding, others: Sequence[Finding], by_code: dict[str, type[Rule]]) -> str | None:
+    """The id of the most suspicious finding that brings this one about and was there no later, if any.
+
+    Causes come strictly earlier in (order of suspicion, onset, code), so that nothing explains itself in a circle.
+    """
+
+    def rank(one: Finding) -> tuple[int, int, str]:
+        return by_code[one.code].root, one.step, one.code
+
+    if finding.code not in by_code:
+        return None
+    candidates = [
+        other
+        for other in others
+        if other.code in by_code
+        and finding.name in by_code[other.code].explains
+        and rank(other) < rank(finding)
+        and other.step <= finding.detected_at
+    ]
+    return min(candidates, key=rank).id if candidates else None

@@ -1,0 +1,1 @@
+"""Measure: a model and its optimizer go in, ``Snapshots`` come out."""

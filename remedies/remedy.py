@@ -1,0 +1,79 @@
+"""``Remedy``: one act, what it treats, and how safe it is."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+import trainmedic.remedies
+from trainmedic.diagnose import Finding, sections
+from trainmedic.errors import TrainmedicError
+from trainmedic.remedies.change import Change, Safety
+
+if TYPE_CHECKING:
+    from trainmedic.remedies.run import Run
+
+HEADINGS = ("Safety", "Works when", "Does not help", "Source")
+"""Headings that every remedy's docstring carries, each a paragraph ``Heading: text``."""
+
+Undo = Callable[[], None]
+
+
+class Refused(TrainmedicError):
+    """A change that cannot be made safely here; the text says why. Nothing was changed."""
+
+
+class Remedy(BaseModel):
+    """One act. Fields are its constants; ``propose`` looks, ``apply`` changes, and what it returns changes back.
+
+    ``apply`` makes the whole change or, if it raises, none of it. The function it returns restores exactly what
+    ``apply`` touched. A file with a remedy imports torch inside its functions only: the catalogue is shown without it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    treats: ClassVar[tuple[str, ...]]
+    safety: ClassVar[Safety]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    def propose(self, finding: Finding, run: "Run") -> Change | None:
+        """The change that would treat ``finding`` in ``run``; ``None`` if there is none. Changes nothing.
+
+        Raises ``Refused`` where there would be one that cannot be made safely.
+        """
+        raise NotImplementedError
+
+    def apply(self, change: Change, run: "Run") -> Undo:
+        """Make ``change`` in place and return its inverse. Raises ``Refused`` where it cannot be made."""
+        raise NotImplementedError
+
+    @classmethod
+    def sections(cls) -> dict[str, str]:
+        """The docstring by heading; the first paragraph stands under ``What it is``."""
+        return sections(cls.__doc__ or "", HEADINGS)
+
+
+@cache
+def pharmacy() -> tuple[type[Remedy], ...]:
+    """All remedies, by name. The package is walked: a file in ``remedies/`` is a remedy, there is no second list."""
+    found = []
+    for module in pkgutil.iter_modules(trainmedic.remedies.__path__):
+        loaded = importlib.import_module(f"trainmedic.remedies.{module.name}")
+        found += [
+            thing
+            for thing in vars(loaded).values()
+            if isinstance(thing, type)
+            and issubclass(thing, Remedy)
+            and thing is not Remedy
+            and thing.__module__ == loaded.__name__
+        ]
+    return tuple(sorted(found, key=lambda remedy: remedy.name))

@@ -1,0 +1,1 @@
+"""Show: ``History``, ``Findings`` and ``Treatments`` go in; terminal, TensorBoard and JSON come out."""

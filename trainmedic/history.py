@@ -1,0 +1,424 @@
+"""The record of a run: plain numbers in step order, and the only thing that rules see.
+
+A ``History`` holds four things:
+
+- **series**: one number per step at run level (``"train/loss"``, ``"gradient/norm"``). A NaN was really seen.
+- **layer tables**: one per statistic (``"gradient_norm"``), steps x layers. A NaN in a table means "not measured";
+  values that were measured and are not finite are counted in tables of their own (``"gradient_nonfinite"``).
+- **architecture**: the table of layers, in order of execution.
+- **facts**: what the run was given (optimizer, schedule, loss, classes, clipping, precision, versions).
+
+The names that the live probe writes are listed in ``SERIES`` and ``STATISTICS``; readers map a log's own names onto
+them and keep what they do not know under its own name.
+"""
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmedic.errors import UnreadableError, UsageError, nearest
+
+SERIES: dict[str, str] = {
+    "train/loss": "loss of the training batches, as the user logged it",
+    "validation/loss": "loss on data that is not trained on",
+    "gradient/norm": "2-norm of all gradients together, before clipping, without the loss scale",
+    "gradient/nonfinite": "parameters whose gradient holds a NaN or an infinity",
+    "optimizer/learning_rate": "learning rate of the first parameter group (others: .../1, .../2)",
+    "optimizer/skipped": "1 where the loss scaler skipped the step",
+    "optimizer/loss_scale": "scale of the loss in mixed precision",
+    "time/step": "seconds from one step to the next",
+    "time/data": "seconds spent waiting for the loader in that step",
+}
+"""Run-level series with a fixed meaning; other metrics are ``train/<metric>`` and ``validation/<metric>``."""
+
+STATISTICS: dict[str, str] = {
+    "gradient_norm": "per parameter: 2-norm of its gradient, before clipping, without the loss scale",
+    "gradient_mean_abs": "per parameter: mean absolute gradient",
+    "gradient_zeros": "per parameter: share of gradient elements that are exactly zero, 0 to 1",
+    "gradient_nonfinite": "per parameter: number of gradient elements that are NaN or infinite",
+    "weight_norm": "per parameter: 2-norm",
+    "weight_nonfinite": "per parameter: number of elements that are NaN or infinite",
+    "update_ratio": "per parameter: |update| / |weight| as the optimizer really made it, on at most 4,096 elements",
+    "activation_mean": "per module: mean of the output",
+    "activation_std": "per module: standard deviation of the output",
+    "activation_max": "per module: largest absolute output",
+    "activation_zeros": "per module: share of outputs that are exactly zero, 0 to 1",
+    "activation_nonfinite": "per module: number of outputs that are NaN or infinite",
+    "dead_units_lasting": "per rectifier: share of units silent for each of the last `facts['dead_after']` samples",
+    "dead_samples": "per rectifier: samples its units have been watched for so far",
+}
+"""Layer statistics that the live probe writes."""
+
+Array = NDArray[np.float64]
+
+
+class Series(NamedTuple):
+    """Values of one quantity: ``steps`` (n, int64, ascending) and ``values`` (n, float64)."""
+
+    steps: NDArray[np.int64]
+    values: Array
+
+
+class LayerTable(NamedTuple):
+    """One statistic of many layers: ``values`` is steps x layers, NaN where a layer was not measured."""
+
+    steps: NDArray[np.int64]
+    layers: tuple[str, ...]
+    values: NDArray[np.float32]
+
+    def latest(self) -> list[tuple[str, float]]:
+        """Each layer with its newest measured value, layers never measured left out."""
+        measured = ~np.isnan(self.values)
+        return [
+            (layer, float(self.values[np.flatnonzero(measured[:, i])[-1], i]))
+            for i, layer in enumerate(self.layers)
+            if measured[:, i].any()
+        ]
+
+    def column(self, layer: str) -> Series:
+        """The measured values of one layer."""
+        values = self.values[:, self.layers.index(layer)].astype(np.float64)
+        measured = ~np.isnan(values)
+        return Series(self.steps[measured], values[measured])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the table of layers: a module, or (kind ``"parameter"``) one of its parameters.
+
+    ``order`` counts first executions in the forward pass from 0; -1 where it was never seen to run. ``shape`` is that
+    of the parameter, or of one sample of the module's output. ``activation`` names the non-linearity that a module
+    applies (``"relu"``, ``"sigmoid"``), where that is known.
+    """
+
+    name: str
+    kind: str = ""
+    order: int = -1
+    shape: tuple[int, ...] = ()
+    trainable: bool = True
+    activation: str | None = None
+
+
+@dataclass
+class Snapshot:
+    """One step's plain numbers, as the probe hands them over. No tensors."""
+
+    step: int
+    values: dict[str, float] = field(default_factory=dict)
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class _Rows:
+    """Rows of numbers in step order that stay within ``limit``: the newer half as recorded, the older half thinned.
+
+    Thinning turns every four of the older rows into two, the smallest and the largest value of each column, so that
+    an extreme is never averaged away, however old; of a single column also the first value that is not finite stays.
+    """
+
+    def __init__(self, columns: Sequence[str], dtype: type, limit: int | None) -> None:
+        self.columns: dict[str, int] = {c: i for i, c in enumerate(columns)}
+        self.limit = limit
+        self.count = 0
+        self._steps = np.empty(16, dtype=np.int64)
+        self._values: NDArray[Any] = np.full((16, len(columns)), np.nan, dtype=dtype)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return self._steps[: self.count]
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return self._values[: self.count]
+
+    def append(self, step: int, row: Mapping[str, float]) -> None:
+        for column in row:
+            if column not in self.columns:
+                self.columns[column] = len(self.columns)
+        if len(self.columns) > self._values.shape[1]:
+            self._grow(len(self._steps), max(len(self.columns), 2 * self._values.shape[1]))
+        if self.limit is not None and self.count >= self.limit:
+            self._thin()
+        if self.count == len(self._steps):
+            self._grow(max(16, 2 * self.count), self._values.shape[1])
+        at = self.count
+        if at and step < self._steps[at - 1]:  # a late value, such as a validation logged for an earlier step
+            at = int(np.searchsorted(self.steps, step, side="right"))
+            self._steps[at + 1 : self.count + 1] = self._steps[at : self.count].copy()
+            self._values[at + 1 : self.count + 1] = self._values[at : self.count].copy()
+        self._steps[at] = step
+        self._values[at] = np.nan
+        with np.errstate(over="ignore"):
+            for column, value in row.items():
+                self._values[at, self.columns[column]] = value
+        self.count += 1
+
+    def fill(self, steps: Iterable[int], values: NDArray[Any]) -> None:
+        """Take whole arrays at once; sorted by step, in the given order within one step."""
+        as_steps = np.asarray(steps, dtype=np.int64)
+        order = np.argsort(as_steps, kind="stable")
+        self._steps = as_steps[order]
+        self._values = np.array(values.reshape(len(as_steps), -1)[order], dtype=self._values.dtype)
+        self.count = len(as_steps)
+
+    def _grow(self, rows: int, columns: int) -> None:
+        steps, values = self._steps, self._values
+        self._steps = np.empty(rows, dtype=np.int64)
+        self._values = np.full((rows, columns), np.nan, dtype=values.dtype)
+        self._steps[: self.count] = steps[: self.count]
+        self._values[: self.count, : values.shape[1]] = values[: self.count]
+
+    def _thin(self) -> None:
+        old = self.count // 2 // 4 * 4
+        steps = self._steps[:old].reshape(-1, 4)
+        values = self._values[:old].reshape(len(steps), 4, -1)
+        if values.shape[2] == 1:
+            kept_steps, kept = _thin_series(steps, values[:, :, 0])
+        else:
+            kept_steps = steps[:, 1:3].reshape(-1)
+            kept = np.stack([np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)], axis=1)
+            kept = kept.reshape(len(kept_steps), -1)
+        new = self.count - old
+        self._steps[len(kept) : len(kept) + new] = self._steps[old : self.count].copy()
+        self._values[len(kept) : len(kept) + new] = self._values[old : self.count].copy()
+        self._steps[: len(kept)], self._values[: len(kept)] = kept_steps, kept
+        self.count = len(kept) + new
+
+
+def _thin_series(steps: NDArray[np.int64], values: Array) -> tuple[NDArray[np.int64], Array]:
+    """Of each group of four values (groups x 4) the smallest and the largest, or the first that is not finite."""
+    finite = np.isfinite(values)
+    low = np.where(finite.all(axis=1), np.argmin(values, axis=1), np.argmin(finite, axis=1))
+    high = np.argmax(np.where(finite, values, -np.inf), axis=1)
+    high = np.where(high == low, (low + 1) % 4, high)
+    picks = np.sort(np.stack([low, high], axis=1), axis=1)
+    groups = np.arange(len(steps))[:, None]
+    return steps[groups, picks].reshape(-1), values[groups, picks].reshape(-1, 1)
+
+
+class History:
+    """What was recorded of one run.
+
+    ``bounded=True`` keeps a live recording within a fixed size (about 20 MB for 300 layers, whatever its length):
+    the newest values in full, older ones thinned without losing extremes. What is read from a log is kept whole.
+    """
+
+    FORMAT = "trainmedic-history-1"
+    SERIES_LIMIT = 16_384
+    TABLE_LIMIT = 1_024
+
+    def __init__(self, *, bounded: bool = False) -> None:
+        self.bounded = bounded
+        self.facts: dict[str, Any] = {}
+        self.architecture: dict[str, Layer] = {}
+        self._series: dict[str, _Rows] = {}
+        self._tables: dict[str, _Rows] = {}
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, step: int, value: float) -> None:
+        """Record one value of one series."""
+        rows = self._series.get(name)
+        if rows is None:
+            rows = self._series[name] = _Rows([name], np.float64, self.SERIES_LIMIT if self.bounded else None)
+        rows.append(step, {name: value})
+
+    def add_series(self, name: str, steps: Iterable[int], values: Iterable[float]) -> None:
+        """Record a whole series at once (as readers do); ``steps`` and ``values`` have equal length."""
+        array = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
+        rows = self._series[name] = _Rows([name], np.float64, None)
+        rows.fill(steps if isinstance(steps, np.ndarray) else list(steps), array)
+
+    def record(self, snapshot: Snapshot) -> None:
+        """Record one step's numbers."""
+        for name, value in snapshot.values.items():
+            self.add(name, snapshot.step, value)
+        for statistic, row in snapshot.layers.items():
+            if not row:
+                continue
+            rows = self._tables.get(statistic)
+            if rows is None:
+                limit = self.TABLE_LIMIT if self.bounded else None
+                rows = self._tables[statistic] = _Rows(list(row), np.float32, limit)
+            rows.append(snapshot.step, row)
+
+    def drop_after(self, step: int) -> None:
+        """Forget everything recorded after ``step``: a rewound run has not lived those steps."""
+        for rows in (*self._series.values(), *self._tables.values()):
+            rows.count = int(np.searchsorted(rows.steps, step, side="right"))
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Names of all series."""
+        return [name for name, rows in self._series.items() if rows.count]
+
+    def statistics(self) -> list[str]:
+        """Names of all layer tables."""
+        return [name for name, rows in self._tables.items() if rows.count]
+
+    def __contains__(self, name: object) -> bool:
+        rows = self._series.get(name) or self._tables.get(name)  # type: ignore[call-overload]
+        return rows is not None and rows.count > 0
+
+    def series(self, name: str) -> Series:
+        """Steps and values of one series; ``KeyError`` with the nearest known name otherwise."""
+        if name not in self._series or not self._series[name].count:
+            raise KeyError(f"no series {name!r} in this history{nearest(name, self.names())}")
+        rows = self._series[name]
+        return Series(rows.steps, rows.values[:, 0])
+
+    def layers(self, statistic: str) -> LayerTable:
+        """One statistic of all layers, as steps x layers; ``KeyError`` with the nearest known name otherwise."""
+        if statistic not in self._tables or not self._tables[statistic].count:
+            raise KeyError(f"no statistic {statistic!r} in this history{nearest(statistic, self.statistics())}")
+        rows = self._tables[statistic]
+        return LayerTable(rows.steps, tuple(rows.columns), rows.values[:, : len(rows.columns)])
+
+    @property
+    def first_step(self) -> int:
+        """The first recorded step, 0 in an empty history."""
+        return int(min((rows.steps[0] for rows in self._all() if rows.count), default=0))
+
+    @property
+    def last_step(self) -> int:
+        """The last recorded step, 0 in an empty history."""
+        return int(max((rows.steps[-1] for rows in self._all() if rows.count), default=0))
+
+    def since(self, step: int) -> "History":
+        """The part of this history from ``step`` on, sharing the facts and the table of layers."""
+        part = History()
+        part.facts, part.architecture = self.facts, self.architecture
+        for source, target in ((self._series, part._series), (self._tables, part._tables)):
+            for name, rows in source.items():
+                cut = int(np.searchsorted(rows.steps, step, side="left"))
+                view = target[name] = _Rows(list(rows.columns), rows.values.dtype.type, None)
+                view._steps, view._values = rows.steps[cut:], rows.values[cut:, : len(rows.columns)]
+                view.count = rows.count - cut
+        return part
+
+    def _all(self) -> list[_Rows]:
+        return [*self._series.values(), *self._tables.values()]
+
+    # -- examples, files -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        steps: Iterable[int] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        layers: Iterable[Layer] = (),
+        **values: Iterable[float],
+    ) -> Self:
+        """A small history written by hand, for examples and tests.
+
+        ``train_loss=[...]`` is the series ``train/loss`` (the first ``_`` becomes ``/``);
+        ``fc1__gradient_norm=[...]`` is layer ``fc1`` of the table ``gradient_norm``. Steps count from 0 unless given.
+        """
+        history = cls()
+        history.facts.update(facts or {})
+        history.architecture.update({layer.name: layer for layer in layers})
+        tables: dict[str, dict[str, list[float]]] = {}
+        for key, given in values.items():
+            column = list(given)
+            layer, double, statistic = key.partition("__")
+            if not double:
+                at = list(steps) if steps is not None else list(range(len(column)))
+                history.add_series(key.replace("_", "/", 1), at[: len(column)], column)
+                continue
+            tables.setdefault(statistic, {})[layer] = column
+            if layer not in history.architecture:
+                history.architecture[layer] = Layer(layer, order=len(history.architecture))
+        for statistic, table in tables.items():
+            length = max(map(len, tables[statistic].values()))
+            at = list(steps) if steps is not None else list(range(length))
+            for row in range(length):
+                here = {layer: column[row] for layer, column in table.items() if row < len(column)}
+                history.record(Snapshot(at[row], layers={statistic: here}))
+        return history
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the history to one ``.npz`` file, whole or not at all (written beside it, then renamed)."""
+        path = Path(path)
+        arrays: dict[str, NDArray[Any]] = {}
+        header: dict[str, Any] = {
+            "format": self.FORMAT,
+            "bounded": self.bounded,
+            "facts": self.facts,
+            "architecture": [asdict(layer) for layer in self.architecture.values()],
+            "series": self.names(),
+            "tables": {name: list(self._tables[name].columns) for name in self.statistics()},
+        }
+        arrays["header"] = np.frombuffer(json.dumps(header, default=str).encode(), dtype=np.uint8)
+        for kind, names, source in (("s", self.names(), self._series), ("t", self.statistics(), self._tables)):
+            for i, name in enumerate(names):
+                rows = source[name]
+                arrays[f"{kind}{i}_steps"] = rows.steps
+                arrays[f"{kind}{i}_values"] = rows.values[:, : len(rows.columns)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote; ``UnreadableError`` for anything else. Loads no pickle."""
+        try:
+            content = Path(path).read_bytes()
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > max(1 << 30, 200 * len(content)):
+                raise ValueError(f"it unpacks to {unpacked} bytes")
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return cls._from_arrays({name: arrays[name] for name in arrays.files})
+        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            raise UnreadableError(f"{path}: not a trainmedic history: {error}") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        header = json.loads(arrays["header"].tobytes())
+        if header["format"] != cls.FORMAT:
+            raise ValueError(f"format {header['format']!r}, this version reads {cls.FORMAT!r}")
+        history = cls(bounded=bool(header["bounded"]))
+        history.facts = header["facts"]
+        for entry in header["architecture"]:
+            layer = Layer(**{**entry, "shape": tuple(entry["shape"])})
+            history.architecture[layer.name] = layer
+        for i, name in enumerate(header["series"]):
+            rows = _Rows([name], np.float64, cls.SERIES_LIMIT if history.bounded else None)
+            rows.fill(arrays[f"s{i}_steps"], arrays[f"s{i}_values"])
+            history._series[name] = rows
+        for i, (name, columns) in enumerate(header["tables"].items()):
+            rows = _Rows(columns, np.float32, cls.TABLE_LIMIT if history.bounded else None)
+            rows.fill(arrays[f"t{i}_steps"], arrays[f"t{i}_values"])
+            history._tables[name] = rows
+        return history
+
+    def __repr__(self) -> str:
+        return (
+            f"History(steps {self.first_step}..{self.last_step}, {len(self.names())} series, "
+            f"{len(self.statistics())} statistics of {len(self.architecture)} layers)"
+        )
+
+
+def check_step(step: object) -> int:
+    """``step`` as an int; ``UsageError`` when it is not a whole number from 0 on."""
+    if isinstance(step, bool) or not isinstance(step, int | np.integer):
+        raise UsageError(f"step must be a whole number, but got {step!r}")
+    if step < 0:
+        raise UsageError(f"step must not be negative, but got {step}")
+    return int(step)

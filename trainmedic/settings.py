@@ -1,0 +1,129 @@
+"""What a user may set, from a keyword, a file, or the project's own configuration.
+
+Rule thresholds are not listed here: they are the fields of the rules, so that there is one place for each.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trainmedic.diagnose import Rule
+from trainmedic.diagnose.judge import catalogue
+from trainmedic.errors import UsageError, nearest
+
+
+class Settings(BaseModel):
+    """Settings of a watched run or an analysis. Frozen; every field has a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    select: tuple[str, ...] = Field((), description="rules to run, by code or name; empty means all")
+    ignore: tuple[str, ...] = Field((), description="rules not to run, by code or name")
+    rules: dict[str, dict[str, Any]] = Field({}, description="thresholds by rule, by code or name")
+    every: int | None = Field(None, ge=1, description="measure every N-th step; unset: as often as the budget allows")
+    budget: float = Field(0.01, gt=0, le=1, description="share of the step time that watching may cost")
+    dead_after: int = Field(1_000, ge=1, description="samples that a unit must have been silent for, to count as dead")
+    kept_batches: int = Field(4, ge=0, description="batches kept for trials")
+    kept_batches_mb: float = Field(64.0, ge=0, description="size that the kept batches may have together, in MB")
+    cooldown: int = Field(50, ge=0, description="steps without a new treatment after one was decided")
+    trial_steps: int = Field(60, ge=10, description="steps that a treatment is watched for before it is kept or undone")
+    max_treatments: int = Field(8, ge=0, description="treatments tried in one run, at most")
+    ignore_remedies: tuple[str, ...] = Field((), description="remedies never to apply, by name")
+
+    @field_validator("select", "ignore", "ignore_remedies", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("select", "ignore")
+    @classmethod
+    def _known_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            find_rule(name)
+        return value
+
+    def configured_rules(self) -> list[Rule]:
+        """The rules to run, with their thresholds."""
+        thresholds = {find_rule(name): fields for name, fields in self.rules.items()}
+        selected = {find_rule(name) for name in self.select} or set(catalogue())
+        ignored = {find_rule(name) for name in self.ignore}
+        run = [rule for rule in catalogue() if rule in selected and rule not in ignored]
+        return [_configured(rule, thresholds.get(rule, {})) for rule in run]
+
+    @classmethod
+    def load(cls, given: "Settings | Mapping[str, Any] | str | os.PathLike[str] | None" = None) -> Self:
+        """Settings from a ``Settings``, a mapping or a TOML file; by default from the working directory.
+
+        Without ``given``, ``trainmedic.toml`` is read if there is one, else ``[tool.trainmedic]`` in
+        ``pyproject.toml``. An unknown key, rule or value is one ``UsageError`` with the nearest right name.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, Mapping):
+            return cls._validated(given, "settings")
+        if isinstance(given, str | os.PathLike):
+            if not Path(given).is_file():
+                raise UsageError(f"settings file {os.fspath(given)!r} does not exist")
+            return cls._from_file(Path(given))
+        if given is not None:
+            raise UsageError(f"settings must be a Settings, a dict or a path, but got {type(given).__name__}")
+        for name in ("trainmedic.toml", "pyproject.toml"):
+            if Path(name).is_file():
+                return cls._from_file(Path(name))
+        return cls()
+
+    @classmethod
+    def _from_file(cls, path: Path) -> Self:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read as TOML: {error}") from error
+        if path.name == "pyproject.toml":
+            content = content.get("tool", {}).get("trainmedic", {})
+        return cls._validated(content, str(path))
+
+    @classmethod
+    def _validated(cls, content: Mapping[str, Any], source: str) -> Self:
+        for key in content:
+            if key not in cls.model_fields:
+                raise UsageError(f"{source}: unknown setting {key!r}{nearest(str(key), cls.model_fields)}")
+        try:
+            settings = cls.model_validate(dict(content))
+        except ValidationError as error:
+            raise UsageError(f"{source}: {first_error(error)}") from error
+        settings.configured_rules()  # thresholds are checked where they are given, not where they are used
+        return settings
+
+
+def find_rule(name: str) -> type[Rule]:
+    """The rule with this code or name; ``UsageError`` with the nearest right one otherwise."""
+    for rule in catalogue():
+        if name.lower() in (rule.code.lower(), rule.name):
+            return rule
+    known: Iterable[str] = [word for rule in catalogue() for word in (rule.code, rule.name)]
+    raise UsageError(f"unknown rule {name!r}{nearest(name, known)} (see: trainmedic rules)")
+
+
+def first_error(error: ValidationError) -> str:
+    """The first complaint of a validation, in one line: where, what was expected, what was given."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    given = f", but got {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
+    return f"{where}: {text}{given}"
+
+
+def _configured(rule: type[Rule], thresholds: Mapping[str, Any]) -> Rule:
+    if not isinstance(thresholds, Mapping):
+        raise UsageError(f"rules.{rule.name}: expected thresholds by name, but got {thresholds!r}")
+    for key in thresholds:
+        if key not in rule.model_fields:
+            raise UsageError(f"rules.{rule.name}: unknown threshold {key!r}{nearest(key, rule.model_fields)}")
+    try:
+        return rule(**thresholds)
+    except ValidationError as error:
+        raise UsageError(f"rules.{rule.name}.{first_error(error)}") from error
