@@ -109,7 +109,7 @@ class Activations:
         if name in self._done and torch._C._current_graph_task_id() != -1:
             return  # activation checkpointing runs the forward pass again during backward
         with torch.no_grad():
-            self._measure_function(arguments, reading)
+            self._measure_function(arguments, tensor, reading)
             axis = 1 if isinstance(module, CHANNELS_FIRST) else self._axis_after(module, tensor)
             self._register(module, name, tensor)
             self._statistics(name, tensor.detach(), reading)
@@ -125,10 +125,10 @@ class Activations:
         keeps = next(module.parameters(recurse=False), None) is None and before is not None
         return before.axis if keeps and before is not None and before.dimensions == tensor.ndim else -1
 
-    def _measure_function(self, arguments: tuple[Any, ...], reading: Reading) -> None:
-        """A function between two leaves, seen where the second one takes its input."""
+    def _measure_function(self, arguments: tuple[Any, ...], output: Tensor, reading: Reading) -> None:
+        """A function between two leaves, seen where the second one takes its input (unless that one overwrote it)."""
         before, taken = self._produced, first_tensor(arguments)
-        if before is None or taken is None or taken.grad_fn is None:
+        if before is None or taken is None or taken is output or taken.grad_fn is None:
             return
         same = before.tensor() is taken and before.version == taken._version
         if same or taken.ndim != before.dimensions or taken.shape[before.axis] != before.units:

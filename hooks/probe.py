@@ -154,6 +154,11 @@ class Probe:
         """Whether the step in progress is measured in full."""
         return not self._off and self.schedule.measures(self.step)
 
+    @property
+    def sees_forward(self) -> bool:
+        """Whether a forward pass of the step in progress would be noticed."""
+        return self._forward_handle is not None
+
     def _begin(self) -> None:
         """The next step: hooks on modules are present if it is measured."""
         self.begun = False

@@ -1,0 +1,307 @@
+"""``Medic``: the only object with a loop and state. Probe -> history -> rules -> remedies -> trial -> report."""
+
+import atexit
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+from torch import nn
+
+from trainmedic.batches import Batches, copied, size_in_bytes
+from trainmedic.diagnose import Finding
+from trainmedic.diagnose.judge import Diagnosis, judge
+from trainmedic.errors import UsageError
+from trainmedic.history import History, Snapshot, check_step
+from trainmedic.hooks.facts import facts
+from trainmedic.hooks.probe import Probe
+from trainmedic.hooks.schedule import Schedule
+from trainmedic.logged import Logged, scalar
+from trainmedic.reports.report import Report
+from trainmedic.settings import Settings
+from trainmedic.writing import Writing
+
+log = logging.getLogger("trainmedic")
+T = TypeVar("T")
+
+RAISE_ERRORS = False
+"""The medic's own tests set this: an error inside it is then raised instead of told once."""
+
+FIRST_JUDGEMENT = 10
+"""Steps after which the rules judge for the first time; later every twentieth of the steps so far, never less."""
+
+
+class Medic:
+    """Watches one training run. Made by :func:`trainmedic.watch`; see there for the arguments."""
+
+    def __init__(
+        self,
+        *,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        loss_fn: Callable[..., Any] | None,
+        step_fn: Callable[..., Any] | None,
+        val_loader: Any,
+        schedulers: Sequence[Any],
+        scaler: Any,
+        total_steps: int | None,
+        monitor: str,
+        mode: Literal["min", "max"],
+        fix: Literal["off", "safe", "unsafe"],
+        on_finding: Callable[[Finding], Any] | None,
+        logdir: str | os.PathLike[str] | None,
+        settings: Settings,
+    ) -> None:
+        self.settings = settings
+        self.history = History(bounded=True)
+        self.monitor, self.mode, self.fix = monitor, mode, fix
+        self.kept_batches: list[Any] = []
+        self._tell = on_finding or _log_finding
+        self._rules = settings.configured_rules()
+        self._logged = Logged()
+        self._logs_before_step: bool | None = None
+        self._findings: dict[tuple[str, str], Finding] = {}
+        self._next_judgement = FIRST_JUDGEMENT
+        self._notes: list[str] = []
+        self._off: set[str] = set()
+        self._closed = False
+        self._started, self._ended = time.perf_counter(), 0.0
+        self._schedule = Schedule(every=settings.every, budget=settings.budget, total_steps=total_steps)
+        self.history.facts.update(
+            facts(models, optimizers, loss_fn, schedulers[0] if schedulers else None, scaler, total_steps)
+        )
+        self.history.facts.update(monitor=monitor, mode=mode, dead_after=settings.dead_after)
+        self._probe = Probe(
+            models,
+            optimizers,
+            schedule=self._schedule,
+            on_snapshot=self._record,
+            on_step=self._step_ended,
+            on_error=self._note_error,
+            scaler=scaler,
+            loss_fn=loss_fn,
+            dead_after=settings.dead_after,
+        )
+        self.history.architecture = self._probe.architecture
+        self._writing = Writing(Path(logdir)) if logdir is not None else None
+        self._probe.attach()
+        atexit.register(self.close)
+
+    # -- what the user calls -------------------------------------------------------------------------------------
+
+    def log(self, loss: Any = None, *, step: int | None = None, **values: Any) -> None:
+        """Record this step's training loss and other values: numbers, or tensors of one element, never waited for.
+
+        Belongs to the step in progress, or to the one just done; several calls within one step are averaged.
+        """
+        at = self._current_step() if step is None else check_step(step)
+        named = {} if loss is None else {"loss": loss}
+        for name, value in {**named, **values}.items():
+            self._logged.put(at, f"train/{name}", value)
+
+    def log_validation(
+        self, loss: Any = None, *, name: str = "validation", step: int | None = None, **metrics: Any
+    ) -> None:
+        """Record a validation result, after the step just done unless ``step`` is given.
+
+        The series are ``validation/loss`` and ``validation/<metric>``, or ``validation/<name>/...`` for a named set.
+        """
+        at = max(self._probe.step - 1, 0) if step is None else check_step(step)
+        prefix = "validation" if name == "validation" else f"validation/{name}"
+        named = {} if loss is None else {"loss": loss}
+        for metric, value in {**named, **metrics}.items():
+            self._take(at, f"{prefix}/{metric}", float(scalar(metric, value)))
+        self._judge()
+
+    def batches(self, loader: Any) -> Batches:
+        """``loader``, seen through: times the waiting for data, keeps a few batches, marks where changes are safe."""
+        if not hasattr(loader, "__iter__"):
+            raise UsageError(f"batches() needs something to iterate over, but got {type(loader).__name__}")
+        with contextlib.suppress(TypeError):
+            self.history.facts.setdefault("steps_per_epoch", len(loader))
+        return Batches(loader, entered=self._safe_point, waited=self._waited, fetched=self._keep)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run should end now. The best monitored state is in the model then. Never with ``fix="off"``."""
+        return False
+
+    def report(self) -> Report:
+        """Everything until now: what was seen, found and changed, and what watching cost."""
+        self._flush(everything=True)
+        diagnosis = self._judge()
+        return Report(
+            history=self.history,
+            findings=diagnosis.findings,
+            checked=diagnosis.checked,
+            not_checked=diagnosis.not_checked,
+            notes=(*self._notes, *(f"not measured: {what}: {why}" for what, why in self._not_measured().items())),
+            cost=self._cost(),
+            path=str(self._writing.logdir) if self._writing else "",
+            format="live",
+        )
+
+    def close(self) -> None:
+        """Stop watching: hand over what is on the way, write the files, remove every hook. Can be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ended = time.perf_counter()
+        atexit.unregister(self.close)
+        self._probe.detach()
+        self._flush(everything=True)
+        if self._writing:
+            self._write("finish", self.report())
+        self.kept_batches.clear()
+
+    def __enter__(self) -> Self:
+        if self._closed:
+            raise UsageError("this medic is closed; call trainmedic.watch again for another run")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what the probe calls ------------------------------------------------------------------------------------
+
+    def _record(self, snapshot: Snapshot) -> None:
+        self.history.record(snapshot)
+        self._write("series", snapshot.step, snapshot.values)
+        if snapshot.values.get("gradient/nonfinite"):
+            self._next_judgement = min(self._next_judgement, snapshot.step)
+
+    def _step_ended(self, step: int) -> None:
+        self._do("recording", self._flush)
+        if step >= self._next_judgement:
+            self._judge()
+            self._next_judgement = step + max(FIRST_JUDGEMENT, step // 20)
+        self._write("save_now_and_then", self.history)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def _current_step(self) -> int:
+        """The step that a log belongs to: the one in progress, or the one just done.
+
+        Whether a step has begun is known on measured steps, after a backward pass, and with ``batches``. Elsewhere the
+        user's habit decides, which the first steps (always measured) have shown.
+        """
+        probe = self._probe
+        if probe.begun or probe.step == 0:
+            self._logs_before_step = True
+            return probe.step
+        if probe.sees_forward or self._logs_before_step is None:
+            self._logs_before_step = False
+        return probe.step if self._logs_before_step else probe.step - 1
+
+    def _flush(self, *, everything: bool = False) -> None:
+        """Take over logged values of steps that are over."""
+        for step, values in self._logged.take(None if everything else self._probe.step - 1):
+            for name, value in values.items():
+                self._take(step, name, value)
+        self._logged.send()
+
+    def _take(self, step: int, name: str, value: float) -> None:
+        self.history.add(name, step, value)
+        if name.endswith("/loss") and value - value != 0:
+            self._next_judgement = min(self._next_judgement, step)
+        self._write("series", step, {name: value})
+
+    def _judge(self) -> Diagnosis:
+        """Let the rules judge what is recorded; tell what is new."""
+        self.history.facts.update(self._probe.observed)
+        diagnosis = self._do("judging", judge, self.history, self._rules)
+        if diagnosis is None:
+            return Diagnosis(tuple(self._findings.values()))
+        for error in diagnosis.errors:
+            self._note(error)
+        return self._remember(diagnosis)
+
+    def _remember(self, diagnosis: Diagnosis) -> Diagnosis:
+        """Give findings the ids that they had before, and tell the new ones."""
+        known = {finding.id: self._findings.get(finding.key) for finding in diagnosis.findings}
+        fresh = (f"f{n}" for n in itertools.count(len(self._findings) + 1))
+        ids = {given: before.id if before else next(fresh) for given, before in known.items()}
+        findings = [
+            finding.model_copy(update={"id": ids[finding.id], "explained_by": ids.get(finding.explained_by or "")})
+            for finding in diagnosis.findings
+        ]
+        for finding in findings:
+            new = finding.key not in self._findings
+            self._findings[finding.key] = finding
+            if new:
+                self._do("telling findings", self._tell, finding)
+                self._write("finding", finding)
+        return Diagnosis(tuple(findings), diagnosis.checked, diagnosis.not_checked)
+
+    # -- loader --------------------------------------------------------------------------------------------------
+
+    def _safe_point(self) -> None:
+        """Between two batches no graph of a watched model is needed any more."""
+
+    def _waited(self, seconds: float) -> None:
+        self._probe.data_time += seconds
+
+    def _keep(self, batch: Any) -> None:
+        self._probe.begun = True
+        if self.fix == "off" or len(self.kept_batches) >= self.settings.kept_batches or self._closed:
+            return
+        self._do("keeping batches", self._keep_if_small, batch)
+
+    def _keep_if_small(self, batch: Any) -> None:
+        kept = sum(map(size_in_bytes, self.kept_batches))
+        if kept + size_in_bytes(batch) <= self.settings.kept_batches_mb * 1e6:
+            self.kept_batches.append(copied(batch))
+
+    # -- errors, costs -------------------------------------------------------------------------------------------
+
+    def _do(self, part: str, action: Callable[..., T], *arguments: Any) -> T | None:
+        """Do a part of the medic's work: an error in it is told once and switches that part off; training goes on."""
+        if part in self._off:
+            return None
+        start = time.perf_counter()
+        try:
+            return action(*arguments)
+        except Exception as error:
+            self._note_error(part, error)
+            return None
+        finally:
+            self._schedule.spent += time.perf_counter() - start
+
+    def _write(self, what: str, *arguments: Any) -> None:
+        if self._writing:
+            self._do("writing", getattr(self._writing, what), *arguments)
+
+    def _note_error(self, part: str, error: Exception) -> None:
+        if RAISE_ERRORS:
+            raise error
+        self._off.add(part)
+        self._note(f"{part} stopped: {type(error).__name__}: {error}")
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+            log.warning("%s (the training goes on)", text)
+
+    def _not_measured(self) -> dict[str, str]:
+        return self._probe.not_measured
+
+    def _cost(self) -> dict[str, float]:
+        """What watching cost: seconds, share of the run's time, steps measured in full, steps in all."""
+        elapsed = (self._ended or time.perf_counter()) - self._started
+        return {
+            "seconds": self._schedule.spent,
+            "share": self._schedule.spent / max(elapsed, 1e-9),
+            "measured": self._schedule.measured,
+            "steps": self._probe.step,
+            "interval": self._schedule.interval,
+        }
+
+
+def _log_finding(finding: Finding) -> None:
+    level = logging.INFO if finding.severity == "info" else logging.WARNING
+    log.log(level, "%s %s at step %d: %s", finding.code, finding.name, finding.step, finding.message)
