@@ -1,0 +1,90 @@
+"""How names, numbers and evidence are put in words, the same in every report, and safe wherever they are shown."""
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from trainmedic.diagnose import Evidence
+from trainmedic.remedies.change import Treatment
+
+
+def printable(text: str) -> str:
+    """``text`` in one line with every control, direction-changing or broken character shown as an escape.
+
+    What reaches a terminal through this cannot move its cursor, colour it, or reorder what stands on the line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def markdown(text: str) -> str:
+    """``text`` as Markdown that shows it literally, within a line (not at its start)."""
+    escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped)
+
+
+def code_block(text: str) -> str:
+    """``text`` as a fenced block of Python in Markdown, whatever it holds."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([f"{fence}python", *map(printable, text.splitlines()), fence])
+
+
+def number(value: float | None) -> str:
+    """A number for people: four significant digits, whole numbers in full, NaN and infinities by name."""
+    if value is None:
+        return "-"
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "inf" if value > 0 else "-inf"
+    if value == int(value) and abs(value) < 1e7:
+        return f"{int(value):,}"
+    return f"{value:.4g}"
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """A number with its unit; a sign such as ``%`` or ``x`` follows it directly, a word after a space."""
+    text = number(value)
+    return text + (
+        printable(unit) if unit[:1] in ("x", "×", "°") and len(unit) == 1 else f" {printable(unit)}".rstrip()
+    )
+
+
+def evidence_text(evidence: Evidence) -> str:
+    """One observed number against its limit."""
+    text = f"{printable(evidence.name)} {amount(evidence.value, evidence.unit)}"
+    return text if evidence.limit is None else f"{text} (limit {amount(evidence.limit, evidence.unit)})"
+
+
+def listed(names: Sequence[str], first: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(map(printable, names[:first]))
+    return shown if len(names) <= first else f"{shown} and {len(names) - first:,} more"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 rule``, ``2 rules``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def compared(treatment: Treatment) -> list[tuple[str, str, str]]:
+    """(quantity, without or before the change, with it or after it) for every number that was compared."""
+    rows = []
+    for control, treated in zip_longest(treatment.control, treatment.treated):
+        known = control or treated
+        assert known is not None
+        rows.append(
+            (
+                printable(known.name),
+                amount(control.value, control.unit) if control else "-",
+                amount(treated.value, treated.unit) if treated else "-",
+            )
+        )
+    return rows
+
+
+def columns(treatment: Treatment) -> tuple[str, str]:
+    """What the two sides of a comparison are called. Only a control shows that a change helped."""
+    return ("without", "with") if treatment.trial == "controlled" else ("before", "followed by")
