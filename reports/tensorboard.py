@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Treatment
 from trainmedic.reports.report import Report
-from trainmedic.reports.wording import code_block, columns, compared, evidence_text, listed, markdown
+from trainmedic.reports.wording import code_block, columns, compared, evidence_text, listed, markdown, printable
 
 _files = count()
 
@@ -81,8 +81,8 @@ class TensorBoardWriter:
     SECONDS = 10.0
 
     def __init__(self, logdir: str | os.PathLike[str]) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
         self._events, self._summaries, self._tensors, self._types = event_pb2, summary_pb2, tensor_pb2, types_pb2
         self._series: dict[str, Thinning] = {}
@@ -140,7 +140,7 @@ class TensorBoardWriter:
 
     def _scalars(self, name: str, points: Iterable[Point]) -> None:
         for point in points:
-            with_tag = self._summaries.Summary.Value(tag=name, simple_value=_float32(point.value))
+            with_tag = self._summaries.Summary.Value(tag=printable(name), simple_value=_float32(point.value))
             self._add(point.step, point.seen, with_tag)
 
     def _text(self, tag: str, step: int, text: str) -> None:
@@ -150,7 +150,9 @@ class TensorBoardWriter:
         )
         tensor = self._tensors.TensorProto(dtype=self._types.DT_STRING, string_val=[text.encode()])
         tensor.tensor_shape.SetInParent()  # a scalar: shown as the text itself, not as a table of one cell
-        self._add(step, time.time(), self._summaries.Summary.Value(tag=tag, tensor=tensor, metadata=metadata))
+        self._add(
+            step, time.time(), self._summaries.Summary.Value(tag=printable(tag), tensor=tensor, metadata=metadata)
+        )
 
     def _add(self, step: int, seen: float, value: Any) -> None:
         last = self._pending[-1] if self._pending else None

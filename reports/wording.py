@@ -1,5 +1,6 @@
 """How names, numbers and evidence are put in words, the same in every report, and safe wherever they are shown."""
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -45,11 +46,9 @@ def number(value: float | None) -> str:
 
 
 def amount(value: float | None, unit: str = "") -> str:
-    """A number with its unit; a sign such as ``%`` or ``x`` follows it directly, a word after a space."""
-    text = number(value)
-    return text + (
-        printable(unit) if unit[:1] in ("x", "×", "°") and len(unit) == 1 else f" {printable(unit)}".rstrip()
-    )
+    """A number with its unit; ``x`` follows it directly, a word after a space."""
+    direct = unit in ("x", "×", "°") and value is not None and math.isfinite(value)
+    return f"{number(value)}{'' if direct else ' '}{printable(unit)}".rstrip()
 
 
 def evidence_text(evidence: Evidence) -> str:

@@ -1,0 +1,259 @@
+"""The report in a terminal: the verdict first, then each root cause with what it explains folded beneath.
+
+Every text goes through ``printable`` and is placed as it is, never as markup: a name in a log can neither colour nor
+move anything.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from trainmedic.diagnose import Finding, Severity
+from trainmedic.history import Array
+from trainmedic.remedies.change import Change, Treatment
+from trainmedic.reports.report import Report
+from trainmedic.reports.wording import columns, compared, counted, evidence_text, listed, number, printable
+
+WIDTH = 100
+FULL = 10
+"""Findings shown in full; the others get one line each."""
+
+STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan", None: "bold green"}
+OUTCOMES = {"kept": "green", "undone": "yellow", "refused": "yellow", "on trial": "cyan"}
+BARS = "▁▂▃▄▅▆▇█"
+
+
+class Code:
+    """Lines of code, indented and never wrapped, so that they can be copied."""
+
+    def __init__(self, text: str) -> None:
+        self.lines = [printable(line.expandtabs(4)) for line in text.splitlines()]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self.lines:
+            yield Text("    " + line, style="cyan", no_wrap=True, overflow="ignore")
+
+
+def render(report: Report, width: int | None = None, color: bool = False) -> str:
+    """The report as text, ``width`` columns wide, with colours (ANSI) only if asked for."""
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=width or WIDTH,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        legacy_windows=False,
+    )
+    show(report, console)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report on ``console``."""
+    for part in _parts(report):
+        console.print(part, markup=False, highlight=False, emoji=False, crop=False)
+
+
+def verdict(report: Report) -> str:
+    """What there is to know, in one line."""
+    if not report.findings:
+        return _calm(report)
+    roots, explained = report.roots, len(report.findings) - len(report.roots)
+    kinds = {Severity.ERROR: "wrong", Severity.WARNING: "suspicious", Severity.INFO: "worth knowing"}
+    counts = {kind: sum(finding.severity == severity for finding in roots) for severity, kind in kinds.items()}
+    (first_kind, first_count), *others = [(kind, count) for kind, count in counts.items() if count]
+    what = f"{counted(first_count, 'thing')} {first_kind}"
+    what += "".join(f", {count} {kind}" for kind, count in others)
+    what += f": {roots[0].name} since step {roots[0].step:,}"
+    what += f", then {listed([other.name for other in roots[1:]], 2)}" if roots[1:] else ""
+    return what + (f" ({counted(explained, 'more finding')} explained by {_these(roots)})" if explained else "")
+
+
+def _these(roots: Sequence[Finding]) -> str:
+    return "it" if len(roots) == 1 else "these"
+
+
+def summary(report: Report) -> Text:
+    """One line of a list of runs: severity, path, findings at the root."""
+    name = report.severity.value if report.severity else "fine" if report.checked else "not judged"
+    text = Text(f"{name:<10} ", style=STYLES[report.severity] if report.checked or report.findings else "bold magenta")
+    text.append(printable(report.path) or "this run", style="default not bold")
+    roots = [f"{finding.code} {finding.name} since step {finding.step:,}" for finding in report.roots]
+    if roots:
+        text.append(": " + listed(roots, 2), style="not bold")
+    return text
+
+
+def sparkline(values: Array, width: int = 40) -> str:
+    """``values`` as ``width`` bars, the largest of each stretch; ``×`` where a stretch is not finite."""
+    stretches = [part for part in np.array_split(values, min(width, len(values))) if len(part)]
+    heights = np.array([part.max() if np.isfinite(part).all() else np.nan for part in stretches])
+    finite = heights[np.isfinite(heights)]
+    if not len(finite):
+        return "×" * len(heights)
+    low, span = finite.min(), finite.max() - finite.min()
+    levels = np.nan_to_num((heights - low) / (span or 1.0)) * (len(BARS) - 1)
+    return "".join(
+        BARS[round(level)] if np.isfinite(height) else "×" for height, level in zip(heights, levels, strict=True)
+    )
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    yield _header(report)
+    style = STYLES[report.severity] if report.checked or report.findings else "bold magenta"
+    yield Text(printable(verdict(report)), style=style)
+    yield from _curve(report)
+    for shown, finding in enumerate(report.roots):
+        yield from _finding(report, finding, full=shown < FULL)
+    yield from _treatments(report.treatments)
+    yield from _advised(report)
+    yield from _block("refused", ((remedy, reason) for remedy, reason in report.refused))
+    yield from _not_checked(report)
+    yield from _block("notes", (("", note) for note in report.notes))
+    if report.findings and report.cost:
+        yield Text(f"\n{_cost(report)}", style="dim")
+
+
+def _header(report: Report) -> Text:
+    history = report.history
+    text = Text(printable(report.path) or "this run", style="bold")
+    text.append(f"  steps {history.first_step:,} to {history.last_step:,}", style="dim not bold")
+    text.append(f", {counted(len(history.names()), 'series', 'series')}", style="dim not bold")
+    return text if report.format == "live" else text.append(f", read as {report.format}", style="dim not bold")
+
+
+def _calm(report: Report) -> str:
+    steps = report.history.last_step - report.history.first_step + 1
+    if not report.checked:
+        return "could not judge: this record holds nothing that a rule needs"
+    checked = f"{counted(len(report.checked), 'rule')} checked over {counted(steps, 'step')}"
+    return f"nothing wrong found: {checked}" + (f", {_cost(report)}" if report.cost else "")
+
+
+def _cost(report: Report) -> str:
+    measured, steps = report.cost.get("measured"), report.cost.get("steps")
+    share, seconds = report.cost.get("share"), report.cost.get("seconds")
+    parts = []
+    if measured is not None and steps is not None:
+        parts.append(f"{number(measured)} of {number(steps)} steps measured")
+    if share is not None:
+        parts.append(f"watching cost {100 * share:.1f} % of the time")
+    if seconds is not None:
+        parts[-1:] = [f"{parts[-1] if parts else 'watching cost'} ({seconds:.2g} s)"]
+    return ", ".join(parts)
+
+
+def _curve(report: Report) -> Iterator[Text]:
+    losses = ["train/loss", "validation/loss", *(n for n in report.history.names() if n.endswith("/loss"))]
+    for name in dict.fromkeys(losses[:2] if any(n in report.history for n in losses[:2]) else losses[2:4]):
+        if name not in report.history:
+            continue
+        values = report.history.series(name).values
+        if len(values) > 1:
+            text = Text(f"  {printable(name):<16} ", style="dim")
+            text.append(sparkline(values), style="not dim blue")
+            yield text.append(f"  {number(values[0])} to {number(values[-1])}", style="dim")
+
+
+def _finding(report: Report, finding: Finding, *, full: bool) -> Iterator[RenderableType]:
+    head = Text("\n" if full else "", style=STYLES[finding.severity])
+    head.append(f"{finding.severity.value} {finding.code} {printable(finding.name)}")
+    head.append(f"  since step {finding.step:,}", style="dim not bold")
+    if finding.detected_at != finding.step:
+        head.append(f", evident at step {finding.detected_at:,}", style="dim not bold")
+    if finding.confidence < 1:
+        head.append(f", confidence {100 * finding.confidence:.0f} %", style="dim not bold")
+    yield head
+    if not full:
+        yield Padding(Text(printable(finding.message)), (0, 0, 0, 2))
+        return
+    yield Padding(Text(printable(finding.message)), (0, 0, 0, 2))
+    yield _rows(
+        [
+            ("evidence", "; ".join(map(evidence_text, finding.evidence))),
+            ("where", listed(finding.where)),
+            ("do", printable(finding.advice)),
+            ("remedies", listed(finding.remedies, 6)),
+            *(("explains", line) for line in _explained(report, finding, seen=())),
+        ]
+    )
+
+
+def _explained(report: Report, finding: Finding, seen: tuple[str, ...]) -> Iterator[str]:
+    """One line for each finding below this one, however deep."""
+    for other in report.explained_by(finding):
+        if other.id not in seen:
+            since = f"since step {other.step:,}"
+            yield f"{other.code} {printable(other.name)} {since}: {printable(other.message)}"
+            yield from _explained(report, other, (*seen, finding.id))
+
+
+def _treatments(treatments: Sequence[Treatment]) -> Iterator[RenderableType]:
+    if treatments:
+        yield Text("\ntreatments", style="bold")
+    for treatment in treatments:
+        yield from _treatment(treatment)
+
+
+def _treatment(treatment: Treatment) -> Iterator[RenderableType]:
+    change = treatment.change
+    text = Text(f"  step {treatment.step:,}  ")
+    text.append(printable(change.remedy), style="bold")
+    text.append(f" for {treatment.code} {printable(treatment.illness)}: ")
+    text.append(treatment.outcome, style=OUTCOMES[treatment.outcome])
+    decided = "" if treatment.decided_at is None else f" at step {treatment.decided_at:,}"
+    yield text.append(f"{decided} ({treatment.trial} trial)", style="dim")
+    before, after = columns(treatment)
+    numbers = "; ".join(f"{name} {before} {one}, {after} {other}" for name, one, other in compared(treatment))
+    yield _rows([("done", printable(change.summary)), ("numbers", numbers), ("why", printable(treatment.reason))])
+
+
+def _advised(report: Report) -> Iterator[RenderableType]:
+    by_id = {finding.id: finding for finding in report.findings}
+    if report.advised:
+        yield Text("\nwhat would be done, as code", style="bold")
+    for finding_id, change in report.advised:
+        yield from _change(change, by_id.get(finding_id))
+
+
+def _change(change: Change, finding: Finding | None) -> Iterator[RenderableType]:
+    text = Text(f"  {printable(change.remedy)}", style="bold")
+    if finding:
+        text.append(f" for {finding.code} {printable(finding.name)}", style="not bold")
+    yield text.append(f": {printable(change.summary)}", style="not bold")
+    yield Code(change.code)
+
+
+def _not_checked(report: Report) -> Iterator[RenderableType]:
+    """Rules that could not judge, gathered by reason, those that share one on one line."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for entry in report.not_checked:
+        by_reason[entry.reason].append(f"{entry.code} {entry.name}")
+    yield from _block("not checked", ((", ".join(rules), reason) for reason, rules in by_reason.items()), style="dim")
+
+
+def _block(title: str, rows: Iterable[tuple[str, str]], style: str = "") -> Iterator[RenderableType]:
+    lines = [f"{printable(label)}: {printable(text)}" if label else printable(text) for label, text in rows]
+    if lines:
+        yield Text(f"\n{title}", style=f"bold {style}".strip())
+    for line in lines:
+        yield Padding(Text(line, style=style), (0, 0, 0, 2))
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """Labels in one column, texts wrapped in the next; rows without text are left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim", width=8)
+    grid.add_column(overflow="fold")
+    previous = ""
+    for label, text in rows:
+        if text:
+            grid.add_row("" if label == previous else label, Text(text))
+            previous = label
+    return Padding(grid, (0, 0, 0, 2))
