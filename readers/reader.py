@@ -1,0 +1,114 @@
+"""``Reader``: one format of logs. A file in this folder that holds one is a reader; there is no second list."""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import trainmedic.readers
+from trainmedic.errors import TrainmedicError, UnreadableError
+from trainmedic.history import History
+
+HEAD = 1 << 16
+"""Bytes from the beginning of a file that a reader sees before it says whether the file is one of its own."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a reader takes from one directory: the logs in it, and what else belongs to them and is no log of its own.
+
+    All names are relative to the directory; ``logs`` may lie in folders below it.
+    """
+
+    logs: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
+
+
+class Reader(ABC):
+    """Reads one format.
+
+    ``name`` stands in reports, ``supports`` in the error for a file that nobody can read. ``patterns`` are the file
+    names that are looked at in a directory; a file that is named by the user is shown to every reader. Readers with a
+    smaller ``rank`` are asked first: the more particular the format, the smaller.
+    """
+
+    name: ClassVar[str]
+    supports: ClassVar[str]
+    patterns: ClassVar[tuple[str, ...]]
+    rank: ClassVar[int] = 5
+
+    @abstractmethod
+    def declines(self, path: Path, head: bytes) -> str | None:
+        """Why this file is none of its own, by its name and its first bytes; ``None`` where it is one."""
+
+    @abstractmethod
+    def read(self, path: Path) -> list[History]:
+        """The runs in this file. May raise whatever it likes: :meth:`Source.read` makes one clear error of it."""
+
+    def claim(self, directory: Path, files: frozenset[str], folders: frozenset[str]) -> Claim:
+        """What this reader takes from a directory that holds ``files`` and ``folders``."""
+        logs = sorted(name for name in files if any(fnmatch(name.lower(), pattern) for pattern in self.patterns))
+        mine = [name for name in logs if self.declines(directory / name, head(directory / name)) is None]
+        return Claim(tuple(mine), frozenset(mine))
+
+
+@dataclass(frozen=True)
+class Source:
+    """One log, and who reads it."""
+
+    path: Path
+    reader: Reader
+
+    def read(self) -> list[History]:
+        """The runs in this log; ``UnreadableError`` with one clear sentence where there are none."""
+        try:
+            histories = self.reader.read(self.path)
+        except TrainmedicError as error:
+            raise error if str(self.path) in str(error) else UnreadableError(f"{self.path}: {error}") from error
+        except OSError as error:
+            raise UnreadableError(f"{self.path}: {error.strerror or error}") from error
+        except Exception as error:  # whatever a broken or hostile file sets off, it is the file that is wrong
+            reason = str(error) or type(error).__name__
+            raise UnreadableError(f"{self.path}: broken {self.reader.name} log: {reason}") from error
+        for history in histories:
+            history.facts["source"] = str(self.path)
+        if not any(history.names() or history.statistics() for history in histories):
+            raise UnreadableError(f"{self.path}: a {self.reader.name} log without a single number in it")
+        return histories
+
+
+@cache
+def readers() -> tuple[Reader, ...]:
+    """All readers, the most particular format first. The package is walked."""
+    found: list[Reader] = []
+    for module in pkgutil.iter_modules(trainmedic.readers.__path__):
+        loaded = importlib.import_module(f"trainmedic.readers.{module.name}")
+        found += [
+            thing()
+            for thing in vars(loaded).values()
+            if isinstance(thing, type)
+            and issubclass(thing, Reader)
+            and thing is not Reader
+            and thing.__module__ == loaded.__name__
+        ]
+    return tuple(sorted(found, key=lambda reader: (reader.rank, reader.name)))
+
+
+def head(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be opened."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
+
+
+def supported(known: Iterable[Reader]) -> str:
+    """What can be read, as a list in words."""
+    return "; ".join(reader.supports for reader in known)
