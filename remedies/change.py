@@ -43,8 +43,8 @@ class Treatment(BaseModel):
     """A change as it went: why, when, how it was tried, what came of it, and whether it was kept.
 
     ``trial`` is ``controlled`` (arms from one state, with and without the change) or ``sequential`` (applied, watched,
-    compared with the time before; such an outcome is "followed by", never "helped"). ``control`` and ``treated`` are the
-    numbers that were compared: without and with the change, or before and after it.
+    compared with the time before; such an outcome is "followed by", never "helped"). ``control`` and ``treated`` are
+    the numbers that were compared: without and with the change, or before and after it.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -39,6 +39,7 @@ class Remedy(BaseModel):
     name: ClassVar[str]
     treats: ClassVar[tuple[str, ...]]
     safety: ClassVar[Safety]
+    ends_the_run: ClassVar[bool] = False  # such an act waits until the user asks whether to stop
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

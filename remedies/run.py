@@ -21,7 +21,8 @@ class Run:
 
     Models, optimizers, schedulers and scaler are the user's own live objects. ``guards`` are called before every
     optimizer step. ``healthy`` is the last state in which nothing was wrong, ``best`` the one with the best monitored
-    value; both are ``None`` until there is one.
+    value; both are ``None`` until there is one. With ``advising`` a proposal is only shown, never applied: it may name a
+    state that was not kept.
     """
 
     models: Sequence["torch.nn.Module"]
@@ -35,6 +36,8 @@ class Run:
     healthy: "State | None" = None
     best: "State | None" = None
     stop_requested: bool = False
+    advising: bool = False
+    dead_units: Callable[[str], "torch.Tensor | None"] | None = None
 
     def parameters(self) -> Iterator[tuple[str, "torch.nn.Parameter"]]:
         """All parameters by the names that the history uses."""

@@ -11,11 +11,22 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 import trainmedic
 from trainmedic.errors import UsageError
 from trainmedic.reports.report import Report
+
+Fix = Literal["off", "safe", "unsafe"]
+Progress = Callable[[str, int, int], Any]
+"""Called with the name of the training, the epochs done and the epochs in all."""
+
+ARMS = ("untreated", "treated", "healthy twin")
 
 
 class Data(NamedTuple):
@@ -139,7 +150,7 @@ def train(
     case: Case,
     *,
     sick: bool,
-    fix: Literal["off", "safe", "unsafe"] = "off",
+    fix: Fix = "off",
     seed: int = 0,
     logdir: Path | None = None,
     progress: Callable[[int, int], Any] | None = None,
@@ -191,3 +202,75 @@ def evaluate(model: nn.Module, criterion: nn.Module, data: Data) -> tuple[Tensor
     model.eval()
     output = model(data.validation_images)
     return criterion(output, data.validation_labels), float((output.argmax(1) == data.validation_labels).float().mean())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One case, three times."""
+
+    case: Case
+    untreated: Outcome
+    treated: Outcome
+    twin: Outcome
+
+
+def compare(case: Case, *, seed: int = 0, logdir: Path | None = None, progress: Progress | None = None) -> Comparison:
+    """Train one case sick, sick and treated, and as its healthy twin, from one seed."""
+
+    def go(arm: str, *, sick: bool, fix: Fix = "off") -> Outcome:
+        told = (lambda done, total: progress(arm, done, total)) if progress else None
+        return train(case, sick=sick, fix=fix, seed=seed, logdir=logdir / arm if logdir else None, progress=told)
+
+    return Comparison(
+        case,
+        untreated=go("untreated", sick=True),
+        treated=go("treated", sick=True, fix="unsafe"),
+        twin=go("healthy twin", sick=False),
+    )
+
+
+def main(case: str | None = None, logdir: Path | str | None = None) -> None:
+    """Run the demo in the terminal: one case or all of them; write reports and TensorBoard files to ``logdir``."""
+    chosen = [CASES[case]] if case else list(CASES.values())
+    home = Path(logdir or "runs/demo")
+    console = Console()
+    results = []
+    for one in chosen:
+        with bars(console) as bar:
+            task = {arm: bar.add_task(f"{one.name}: {arm}", total=one.epochs) for arm in ARMS}
+            result = compare(
+                one,
+                logdir=home / one.name,
+                progress=lambda arm, done, total, b=bar, t=task: b.update(t[arm], completed=done),
+            )
+        results.append(result)
+        show(console, result)
+    console.print(table(results))
+    console.print(f"Reports are in {home} (trainmedic.json in each folder). The curves: tensorboard --logdir {home}")
+
+
+def bars(console: Console) -> RichProgress:
+    """Progress of the three trainings, on a terminal only."""
+    return RichProgress("{task.description:<28}", BarColumn(), MofNCompleteColumn(), console=console, transient=True)
+
+
+def show(console: Console, result: Comparison) -> None:
+    """The diagnosis of the treated run and of the healthy twin."""
+    console.rule(f"[bold]{result.case.name}[/]: {result.case.fault}")
+    console.print("[bold]The sick run, treated[/]")
+    console.print(Text.from_ansi(result.treated.report.to_text(width=console.width, color=console.is_terminal)))
+    console.print("[bold]Its healthy twin[/]")
+    console.print(Text.from_ansi(result.twin.report.to_text(width=console.width, color=console.is_terminal)))
+
+
+def table(results: list[Comparison]) -> Table:
+    """What was found and done, and what came of it."""
+    shown = Table(title="Final validation accuracy", title_justify="left")
+    for column in ("case", "found (at step)", "done", "untreated", "treated", "healthy twin"):
+        shown.add_column(column, justify="right" if column in ("untreated", "treated", "healthy twin") else "left")
+    for result in results:
+        found = [f"{f.name} ({f.step})" for f in result.untreated.report.findings if f.explained_by is None]
+        done = [f"{t.change.remedy} at {t.step}: {t.outcome}" for t in result.treated.report.treatments]
+        accuracies = [f"{100 * o.accuracy:.1f} %" for o in (result.untreated, result.treated, result.twin)]
+        shown.add_row(result.case.name, "\n".join(found) or "nothing", "\n".join(done) or "nothing", *accuracies)
+    return shown

@@ -20,10 +20,14 @@ from trainmedic.errors import UsageError
 from trainmedic.history import History, Snapshot, check_step
 from trainmedic.hooks.facts import facts
 from trainmedic.hooks.probe import Probe
+from trainmedic.hooks.safe_point import SafePoint
 from trainmedic.hooks.schedule import Schedule
 from trainmedic.logged import Logged, scalar
+from trainmedic.remedies.change import Treatment
+from trainmedic.remedies.run import Run
 from trainmedic.reports.report import Report
 from trainmedic.settings import Settings
+from trainmedic.treating import Treating
 from trainmedic.writing import Writing
 
 log = logging.getLogger("trainmedic")
@@ -65,7 +69,7 @@ class Medic:
         self._rules = settings.configured_rules()
         self._logged = Logged()
         self._logs_before_step: bool | None = None
-        self._findings: dict[tuple[str, str], Finding] = {}
+        self._findings: dict[tuple[int, tuple[str, str]], Finding] = {}  # by first step judged, and key
         self._next_judgement = FIRST_JUDGEMENT
         self._notes: list[str] = []
         self._off: set[str] = set()
@@ -89,6 +93,14 @@ class Medic:
         )
         self.history.architecture = self._probe.architecture
         self._writing = Writing(Path(logdir)) if logdir is not None else None
+        run = Run(models, optimizers, self.history, schedulers=schedulers, scaler=scaler, loss_fn=loss_fn)
+        run.guards = self._probe.guards
+        run.dead_units = self._probe.activations.dead_units
+        self._treating = Treating(
+            run, settings, fix, changed=self._changed, decided=self._decided, logdir=Path(logdir) if logdir else None
+        )
+        self._safe_point_wait: SafePoint | None = None
+        self._iterating = 0
         self._probe.attach()
         atexit.register(self.close)
 
@@ -116,6 +128,8 @@ class Medic:
         named = {} if loss is None else {"loss": loss}
         for metric, value in {**named, **metrics}.items():
             self._take(at, f"{prefix}/{metric}", float(scalar(metric, value)))
+            if f"{prefix}/{metric}" == self.monitor:
+                self._do("treating", self._treating.keep_best, self.history.series(self.monitor).values[-1], self.mode)
         self._judge()
 
     def batches(self, loader: Any) -> Batches:
@@ -124,12 +138,15 @@ class Medic:
             raise UsageError(f"batches() needs something to iterate over, but got {type(loader).__name__}")
         with contextlib.suppress(TypeError):
             self.history.facts.setdefault("steps_per_epoch", len(loader))
-        return Batches(loader, entered=self._safe_point, waited=self._waited, fetched=self._keep)
+        return Batches(loader, entered=self._between_batches, waited=self._waited, fetched=self._keep)
 
     @property
     def should_stop(self) -> bool:
         """Whether the run should end now. The best monitored state is in the model then. Never with ``fix="off"``."""
-        return False
+        if self.fix == "off":
+            return False
+        self._do("treating", self._treating.at_stopping_point)
+        return self._treating.run.stop_requested
 
     def report(self) -> Report:
         """Everything until now: what was seen, found and changed, and what watching cost."""
@@ -140,6 +157,9 @@ class Medic:
             findings=diagnosis.findings,
             checked=diagnosis.checked,
             not_checked=diagnosis.not_checked,
+            treatments=tuple(self._treating.treatments),
+            advised=tuple(self._do("advising", self._treating.advise, diagnosis.findings) or ()),
+            refused=tuple(self._treating.refused.items()),
             notes=(*self._notes, *(f"not measured: {what}: {why}" for what, why in self._not_measured().items())),
             cost=self._cost(),
             path=str(self._writing.logdir) if self._writing else "",
@@ -154,6 +174,8 @@ class Medic:
         self._ended = time.perf_counter()
         atexit.unregister(self.close)
         self._probe.detach()
+        if self._safe_point_wait is not None:
+            self._safe_point_wait.remove()
         self._flush(everything=True)
         if self._writing:
             self._write("finish", self.report())
@@ -180,6 +202,10 @@ class Medic:
         if step >= self._next_judgement:
             self._judge()
             self._next_judgement = step + max(FIRST_JUDGEMENT, step // 20)
+        self._iterating = max(0, self._iterating - 1)
+        if self.fix != "off":
+            self._do("treating", self._treating.watch_trial, self.history, step)
+            self._seek_safe_point()
         self._write("save_now_and_then", self.history)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -214,16 +240,21 @@ class Medic:
     def _judge(self) -> Diagnosis:
         """Let the rules judge what is recorded; tell what is new."""
         self.history.facts.update(self._probe.observed)
-        diagnosis = self._do("judging", judge, self.history, self._rules)
+        since = self._treating.since
+        diagnosis = self._do("judging", judge, self.history.since(since) if since else self.history, self._rules)
         if diagnosis is None:
             return Diagnosis(tuple(self._findings.values()))
         for error in diagnosis.errors:
             self._note(error)
-        return self._remember(diagnosis)
+        diagnosis = self._remember(diagnosis)
+        if not self._closed:
+            self._do("treating", self._treating.consider, diagnosis, self._probe.step - 1)
+        return diagnosis
 
     def _remember(self, diagnosis: Diagnosis) -> Diagnosis:
         """Give findings the ids that they had before, and tell the new ones."""
-        known = {finding.id: self._findings.get(finding.key) for finding in diagnosis.findings}
+        since = self._treating.since
+        known = {finding.id: self._findings.get((since, finding.key)) for finding in diagnosis.findings}
         fresh = (f"f{n}" for n in itertools.count(len(self._findings) + 1))
         ids = {given: before.id if before else next(fresh) for given, before in known.items()}
         findings = [
@@ -231,17 +262,50 @@ class Medic:
             for finding in diagnosis.findings
         ]
         for finding in findings:
-            new = finding.key not in self._findings
-            self._findings[finding.key] = finding
+            new = (since, finding.key) not in self._findings
+            self._findings[since, finding.key] = finding
             if new:
                 self._do("telling findings", self._tell, finding)
                 self._write("finding", finding)
-        return Diagnosis(tuple(findings), diagnosis.checked, diagnosis.not_checked)
+        earlier = tuple(finding for (segment, _), finding in self._findings.items() if segment != since)
+        return Diagnosis((*earlier, *findings), diagnosis.checked, diagnosis.not_checked)
+
+    # -- treating ------------------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """The model or the optimizer is not what it was: look at it anew."""
+        self._probe.refresh()
+        self.history.architecture = self._probe.architecture
+        self._probe.activations.forget_units()
+        self._next_judgement = self._probe.step + FIRST_JUDGEMENT
+
+    def _decided(self, treatment: Treatment) -> None:
+        self._write("treatment", treatment)
+        self._write("prescription", self._treating.treatments)
+        log.warning(
+            "%s at step %d: %s: %s", treatment.outcome, treatment.step, treatment.change.summary, treatment.reason
+        )
+
+    def _seek_safe_point(self) -> None:
+        """Without ``batches`` the next safe point is found by looking at the forward passes."""
+        if self._safe_point_wait is not None:
+            self._safe_point_wait.step_ended()
+        elif self._treating.wants_a_safe_point and not self._iterating:
+            self._safe_point_wait = SafePoint(self._probe.models, self._safe_point)
 
     # -- loader --------------------------------------------------------------------------------------------------
 
+    def _between_batches(self) -> None:
+        self._iterating = 2  # the next step comes from these batches; a step without one counts this down
+        self._safe_point()
+
     def _safe_point(self) -> None:
-        """Between two batches no graph of a watched model is needed any more."""
+        """No graph of a watched model is needed any more: changes are made here, and only here."""
+        if self._safe_point_wait is not None:
+            self._safe_point_wait.remove()
+            self._safe_point_wait = None
+        if self._treating.wants_a_safe_point:
+            self._do("treating", self._treating.at_safe_point)
 
     def _waited(self, seconds: float) -> None:
         self._probe.data_time += seconds

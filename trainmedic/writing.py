@@ -1,17 +1,19 @@
 """The files of a watched run: record, report and TensorBoard events, kept up while it goes on."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainmedic.diagnose import Finding
 from trainmedic.history import History
+from trainmedic.remedies import prescription
 from trainmedic.remedies.change import Treatment
 from trainmedic.reports.report import Report
 from trainmedic.reports.tensorboard import TensorBoardWriter
 
 HISTORY_FILE = "history.npz"
 REPORT_FILE = "trainmedic.json"
+PRESCRIPTION_FILE = "prescription.json"
 
 
 class Writing:
@@ -44,6 +46,11 @@ class Writing:
     def treatment(self, treatment: Treatment) -> None:
         """Write a treatment when it was decided."""
         self.board.write_treatment(treatment)
+
+    def prescription(self, treatments: Sequence[Treatment]) -> None:
+        """Write down what was changed, so that a fresh model can be made to match."""
+        self.logdir.mkdir(parents=True, exist_ok=True)
+        prescription.write(self.logdir / PRESCRIPTION_FILE, treatments)
 
     def save_now_and_then(self, history: History) -> None:
         """Save the record if it was not saved lately."""

@@ -1,0 +1,53 @@
+"""Which remedies could treat a finding in this run, and in which order."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from trainmedic.diagnose import Finding
+from trainmedic.remedies.change import Change, Safety
+from trainmedic.remedies.remedy import Refused, Remedy, pharmacy
+
+if TYPE_CHECKING:
+    from trainmedic.remedies.run import Run
+
+Fix = Literal["off", "safe", "unsafe"]
+
+
+class Choice(NamedTuple):
+    """``candidates``: (remedy, change), the preferred one first. ``refused``: (remedy's name, reason)."""
+
+    candidates: list[tuple[Remedy, Change]]
+    refused: list[tuple[str, str]]
+
+
+def allowed(remedy: type[Remedy], fix: Fix) -> bool:
+    """Whether a level of ``fix`` allows a remedy to be applied."""
+    levels = {Safety.SAFE: ("safe", "unsafe"), Safety.UNSAFE: ("unsafe",), Safety.MANUAL: ()}
+    return fix in levels[remedy.safety]
+
+
+def choose(
+    finding: Finding, run: "Run", *, fix: Fix, ignore: Collection[str] = (), tried: Collection[str] = ()
+) -> Choice:
+    """The changes that could treat ``finding``, in the order of the rule's own list of remedies.
+
+    That list goes from the cheapest and safest to the most invasive. ``ignore`` and ``tried`` are names of remedies
+    that the user excludes, and of those that were tried on this illness already. Nothing is changed.
+    """
+    by_name = {remedy.name: remedy for remedy in pharmacy()}
+    choice = Choice([], [])
+    for name in finding.remedies:
+        remedy = by_name.get(name)
+        if remedy is None or name in ignore or name in tried:
+            continue
+        if finding.name not in remedy.treats or not allowed(remedy, fix):
+            continue
+        made = remedy()
+        try:
+            change = made.propose(finding, run)
+        except Refused as reason:
+            choice.refused.append((name, str(reason)))
+            continue
+        if change is not None:
+            choice.candidates.append((made, change))
+    return choice

@@ -1,0 +1,122 @@
+"""Whether a change did any good: the judgement of a trial, on recorded numbers alone."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmedic.diagnose import Evidence
+from trainmedic.history import History
+
+Array = NDArray[np.float64]
+
+
+class Verdict(NamedTuple):
+    """What a trial came to, with the numbers that were compared: without and with the change, or before and after."""
+
+    kept: bool
+    reason: str
+    control: tuple[Evidence, ...] = ()
+    treated: tuple[Evidence, ...] = ()
+
+
+class Trial(ABC):
+    """How a change is tried. ``verdict`` is asked after every step, until it answers."""
+
+    kind: Literal["controlled", "sequential"]
+
+    @abstractmethod
+    def verdict(self, history: History, step: int) -> Verdict | None:
+        """The verdict after ``step``, or ``None`` while it is still open."""
+
+
+class SequentialTrial(Trial):
+    """Applied, watched for a window of steps, and compared with the time before; such an outcome is "followed by".
+
+    The change is kept if the median training loss in the second half of the window lies below both the median before
+    and what a straight line through the time before leads to, by more than three standard errors of that comparison
+    and by at least ``LEAST_EFFECT`` of its value. A run that was spoilt has no time before: then the loss must stay finite and fall
+    within the window. An open outcome is watched for up to ``PATIENCE`` windows, then the change is undone.
+
+    Args:
+        start: first step taken with the change.
+        window: steps to watch.
+        since: first step of the time before that may be compared with.
+        spoilt: whether the run was not worth comparing with: its loss was no longer finite, or had left its range.
+
+    """
+
+    kind = "sequential"
+    PATIENCE = 3
+    LEAST_EFFECT = 0.02
+    FEW = 8  # values below which a window says nothing
+
+    def __init__(self, *, start: int, window: int, since: int = 0, spoilt: bool = False) -> None:
+        self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
+
+    def verdict(self, history: History, step: int) -> Verdict | None:
+        """See :class:`Trial`."""
+        after = self._losses(history, self.start, step)
+        if len(after) and not np.isfinite(after).all():
+            return Verdict(False, "the loss was no longer finite", treated=(_loss("loss", float("nan")),))
+        if step + 1 < self.start + self.window or len(after) < self.FEW:
+            return None
+        last = step + 1 >= self.start + self.PATIENCE * self.window
+        before = self._losses(history, max(self.since, self.start - 2 * self.window), self.start - 1)
+        before = before[np.isfinite(before)]
+        if self.spoilt or len(before) < self.FEW:
+            return self._from_itself(after, last)
+        return self._against_before(before, after, last)
+
+    def _losses(self, history: History, first: int, last: int) -> Array:
+        if "train/loss" not in history:
+            return np.empty(0)
+        steps, values = history.series("train/loss")
+        return values[(steps >= first) & (steps <= last)]
+
+    def _from_itself(self, after: Array, last: bool) -> Verdict | None:
+        third = len(after) // 3
+        early, late = after[:third], after[-third:]
+        control, treated = float(np.median(early)), float(np.median(late))
+        numbers = (_loss("median loss at first", control),), (_loss("median loss at last", treated),)
+        if treated < control - self._margin(early, late):
+            return Verdict(True, "the run was spoilt; since the change its loss is finite and falls", *numbers)
+        return Verdict(False, "the loss did not fall after the change", *numbers) if last else None
+
+    def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
+        late = after[len(after) // 2 :]
+        control, treated = float(np.median(before)), float(np.median(late))
+        expected, error = _trend(before, at=len(before) + len(after) * 3 / 4)
+        expected = min(control, expected)
+        numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
+        least = self.LEAST_EFFECT * abs(control)
+        if treated < expected - max(3 * float(np.hypot(error, _error(late))), least):
+            return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
+        if treated > control + self._margin(before, late):
+            return Verdict(False, "followed by a higher loss", *numbers)
+        return Verdict(False, "followed by no difference beyond noise", *numbers) if last else None
+
+    def _margin(self, before: Array, after: Array) -> float:
+        return max(3 * float(np.hypot(_error(before), _error(after))), self.LEAST_EFFECT * abs(float(np.median(before))))
+
+
+def _trend(values: Array, at: float) -> tuple[float, float]:
+    """Where a straight line through ``values`` leads at position ``at``, and the standard error of that."""
+    x = np.arange(len(values)) - (len(values) - 1) / 2
+    spread = float(np.sum(x * x))
+    slope = float(np.sum(x * values)) / spread
+    residuals = values - values.mean() - slope * x
+    noise = float(np.sqrt(np.sum(residuals**2) / max(len(values) - 2, 1)))
+    away = at - (len(values) - 1) / 2
+    return float(values.mean()) + slope * away, noise * (1 / len(values) + away * away / spread) ** 0.5
+
+
+def _error(values: Array) -> float:
+    """Standard error of a median of independent values, from their median absolute deviation."""
+    spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    return 1.2533 * spread / max(len(values), 1) ** 0.5
+
+
+def _loss(name: str, value: float, limit: float | None = None) -> Evidence:
+    return Evidence(name=name, value=value, limit=limit)

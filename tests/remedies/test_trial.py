@@ -1,0 +1,80 @@
+"""The judgement of a sequential trial, on made-up losses."""
+
+import numpy as np
+import pytest
+
+from trainmedic.history import History
+from trainmedic.remedies.trial import SequentialTrial, Verdict
+
+WINDOW = 60
+
+
+def losses(before: list[float], after: list[float]) -> History:
+    return History.of(train_loss=[*before, *after])
+
+
+def noisy(level: float, count: int, *, slope: float = 0.0, noise: float = 0.05, seed: int = 0) -> list[float]:
+    random = np.random.default_rng(seed)
+    return list(level + slope * np.arange(count) + noise * random.standard_normal(count))
+
+
+def decide(before: list[float], after: list[float], *, spoilt: bool = False) -> tuple[int, Verdict] | None:
+    """Ask the trial after every step, as the Medic does; the step of the verdict, and the verdict."""
+    history = losses(before, after)
+    trial = SequentialTrial(start=len(before), window=WINDOW, spoilt=spoilt)
+    for step in range(len(before), len(before) + len(after)):
+        known = History.of(train_loss=history.series("train/loss").values[: step + 1])
+        verdict = trial.verdict(known, step)
+        if verdict is not None:
+            return step - len(before) + 1, verdict
+    return None
+
+
+def test_a_clear_fall_is_kept_at_the_end_of_the_window() -> None:
+    taken, verdict = decide(noisy(2.3, 100), noisy(1.2, 300, seed=1))
+    assert taken == WINDOW
+    assert verdict.kept
+    assert "followed by" in verdict.reason
+    assert verdict.control[0].value == pytest.approx(2.3, abs=0.05)
+    assert verdict.treated[0].value == pytest.approx(1.2, abs=0.05)
+
+
+def test_a_rise_is_undone() -> None:
+    taken, verdict = decide(noisy(1.0, 100), noisy(1.5, 300, seed=1))
+    assert taken == WINDOW
+    assert not verdict.kept
+    assert verdict.reason == "followed by a higher loss"
+
+
+def test_a_loss_that_is_no_longer_finite_ends_the_trial_at_once() -> None:
+    taken, verdict = decide(noisy(1.0, 100), [*noisy(0.9, 5), float("nan")])
+    assert taken == 6
+    assert not verdict.kept
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_change_that_does_nothing_is_undone(seed: int) -> None:
+    whole = noisy(1.0, 400, noise=0.2, seed=seed)
+    taken, verdict = decide(whole[:100], whole[100:])
+    assert not verdict.kept
+    assert taken == 3 * WINDOW or verdict.reason == "followed by a higher loss"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_fall_that_was_under_way_is_not_credited_to_the_change(seed: int) -> None:
+    whole = noisy(2.0, 300, slope=-0.004, noise=0.1, seed=seed)
+    _, verdict = decide(whole[:100], whole[100:])
+    assert not verdict.kept
+
+
+def test_a_spoilt_run_is_compared_with_itself() -> None:
+    spoilt = [2.0, 30.0, 4e5, float("nan")]
+    _, verdict = decide(spoilt, noisy(3.0, 300, slope=-0.01), spoilt=True)
+    assert verdict.kept
+    _, verdict = decide(spoilt, noisy(3.0, 300), spoilt=True)
+    assert not verdict.kept
+
+
+def test_without_losses_there_is_no_evidence() -> None:
+    trial = SequentialTrial(start=10, window=WINDOW)
+    assert trial.verdict(History.of(gradient_norm=[1.0] * 300), 299) is None
