@@ -21,8 +21,11 @@ from trainmedic.reports.report import Report
 from trainmedic.reports.wording import columns, compared, counted, evidence_text, listed, number, printable
 
 WIDTH = 100
+NARROWEST = 40
 FULL = 10
 """Findings shown in full; the others get one line each."""
+SUMMARIES = 200
+"""Runs that get a line in a list of several."""
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan", None: "bold green"}
 OUTCOMES = {"kept": "green", "undone": "yellow", "refused": "yellow", "on trial": "cyan"}
@@ -40,18 +43,35 @@ class Code:
             yield Text("    " + line, style="cyan", no_wrap=True, overflow="ignore")
 
 
-def render(report: Report, width: int | None = None, color: bool = False) -> str:
-    """The report as text, ``width`` columns wide, with colours (ANSI) only if asked for."""
+def render(*reports: Report, width: int | None = None, color: bool = False) -> str:
+    """Reports as text, ``width`` columns wide, with colours (ANSI) only if asked for.
+
+    One report is shown in full. Of several each has a line, in the given order, and those with findings follow in full.
+    """
     file = io.StringIO()
     console = Console(
         file=file,
-        width=width or WIDTH,
+        width=max(width or WIDTH, NARROWEST),
         force_terminal=color,
         color_system="standard" if color else None,
+        no_color=not color,
         legacy_windows=False,
     )
-    show(report, console)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+    if len(reports) > 1:
+        _show_summaries(reports, console)
+    for report in reports if len(reports) == 1 else [report for report in reports if report.findings]:
+        show(report, console)
+        if len(reports) > 1:
+            console.print()
+    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().split("\n")) + "\n"
+
+
+def _show_summaries(reports: Sequence[Report], console: Console) -> None:
+    for report in reports[:SUMMARIES]:
+        console.print(summary(report), no_wrap=True, overflow="ignore", crop=False)
+    if len(reports) > SUMMARIES:
+        console.print(f"and {len(reports) - SUMMARIES:,} more runs", highlight=False)
+    console.print()
 
 
 def show(report: Report, console: Console) -> None:
@@ -87,6 +107,8 @@ def summary(report: Report) -> Text:
     roots = [f"{finding.code} {finding.name} since step {finding.step:,}" for finding in report.roots]
     if roots:
         text.append(": " + listed(roots, 2), style="not bold")
+    elif not report.checked:
+        text.append(": nothing in it that a rule needs", style="not bold")
     return text
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trainmedic.diagnose import Finding, Rule
@@ -11,6 +12,7 @@ from trainmedic.history import History
 from trainmedic.readers import find
 from trainmedic.readers.own import recorded
 from trainmedic.readers.reader import Source
+from trainmedic.remedies.change import Change
 from trainmedic.reports.report import Report
 from trainmedic.settings import Settings
 
@@ -60,7 +62,7 @@ def reports_of(source: Source, rules: Sequence[Rule]) -> list[Report]:
             cost=told.cost,
             notes=dict.fromkeys([*told.notes, *notes]),
         )
-        reports.append(report)
+        reports.append(replace(report, advised=_advised(told, report)))
     return reports
 
 
@@ -73,6 +75,13 @@ def recorded_report(source: Source) -> Report:
         return Report.from_dict(run, source.read()[0])
     except ValueError as error:
         raise UnreadableError(f"{source.path.parent}: {_first_line(error)}") from error
+
+
+def _advised(told: Report, report: Report) -> tuple[tuple[str, Change], ...]:
+    """What the medic advised, where the finding that it is for is found again; findings may have other ids now."""
+    keys = {finding.id: finding.key for finding in told.findings}
+    ids = {finding.key: finding.id for finding in report.findings}
+    return tuple((ids[keys[old]], change) for old, change in told.advised if keys.get(old) in ids)
 
 
 def worst_first(reports: Iterable[Report]) -> list[Report]:
