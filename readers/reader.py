@@ -70,12 +70,12 @@ class Source:
         try:
             histories = self.reader.read(self.path)
         except TrainmedicError as error:
-            raise error if str(self.path) in str(error) else UnreadableError(f"{self.path}: {error}") from error
+            text = _one_line(error)
+            raise UnreadableError(text if str(self.path) in text else f"{self.path}: {text}") from error
         except OSError as error:
-            raise UnreadableError(f"{self.path}: {error.strerror or error}") from error
+            raise UnreadableError(f"{self.path}: {error.strerror or _one_line(error)}") from error
         except Exception as error:  # whatever a broken or hostile file sets off, it is the file that is wrong
-            reason = str(error) or type(error).__name__
-            raise UnreadableError(f"{self.path}: broken {self.reader.name} log: {reason}") from error
+            raise UnreadableError(f"{self.path}: broken {self.reader.name} log: {_one_line(error)}") from error
         for history in histories:
             history.facts["source"] = str(self.path)
         if not any(history.names() or history.statistics() for history in histories):
@@ -112,3 +112,7 @@ def head(path: Path) -> bytes:
 def supported(known: Iterable[Reader]) -> str:
     """What can be read, as a list in words."""
     return "; ".join(reader.supports for reader in known)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

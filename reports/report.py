@@ -111,8 +111,16 @@ class Report:
     @property
     def roots(self) -> tuple[Finding, ...]:
         """The findings that no other finding explains."""
-        known = {finding.id for finding in self.findings}
-        return tuple(finding for finding in self.findings if finding.explained_by not in known)
+        by_id = {finding.id: finding for finding in self.findings}
+
+        def has_cause(finding: Finding) -> bool:
+            cause, seen = by_id.get(finding.explained_by or ""), {finding.id}
+            while cause is not None and cause.id not in seen:
+                seen.add(cause.id)
+                cause = by_id.get(cause.explained_by or "")
+            return finding.explained_by in by_id and cause is None  # a circle (from a file) has no root: show all of it
+
+        return tuple(finding for finding in self.findings if not has_cause(finding))
 
     def explained_by(self, finding: Finding) -> tuple[Finding, ...]:
         """What ``finding`` explains directly."""

@@ -1,0 +1,87 @@
+"""Finding logs: what belongs to one run is taken together, and what cannot be read is said clearly."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainmedic.errors import UnreadableError
+from trainmedic.history import History
+from trainmedic.readers import find, read
+from trainmedic.readers.own import recorded
+from trainmedic.readers.reader import readers
+
+
+def test_a_watched_run_is_read_back_whole(tmp_path: Path) -> None:
+    history = History.of(train_loss=[3.0, float("nan"), 1.0], fc1__gradient_norm=[1.0, 2.0, 3.0])
+    history.save(tmp_path / "run" / "history.npz")
+    for path in (tmp_path, tmp_path / "run", tmp_path / "run" / "history.npz"):
+        (back,) = read(path)
+        np.testing.assert_array_equal(back.series("train/loss").values, [3.0, np.nan, 1.0])
+        assert back.layers("gradient_norm").latest() == [("fc1", 3.0)]
+
+
+def test_a_directory_is_searched_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    History.of(train_loss=[1.0]).save(tmp_path / "a" / "history.npz")
+    (tmp_path / "a" / "trainmedic.json").write_text("{}")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "log.csv").write_text("epoch,loss\n0,1\n")
+    (tmp_path / "b" / "iris.csv").write_text("sepal,petal\n1,2\n")
+    (tmp_path / "b" / "notes.txt").write_text("hello")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "log.csv").write_text("epoch,loss\n0,1\n")
+    found = [source.path.relative_to(tmp_path).as_posix() for source in find(tmp_path)]
+    assert found == ["a/history.npz", "b/log.csv"]
+
+
+def test_a_file_that_is_named_is_read_whatever_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.txt"
+    path.write_text("a,b\n1,2\n")
+    assert read(path)[0].names() == ["a", "b"]
+
+
+def test_one_broken_log_does_not_hide_another(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("epoch,loss\n0,1\n")
+    (tmp_path / "trainer_state.json").write_text("{")
+    assert len(read(tmp_path)) == 1
+    (tmp_path / "log.csv").unlink()
+    with pytest.raises(UnreadableError, match=r"trainer_state\.json: not valid JSON"):
+        read(tmp_path)
+
+
+def test_a_missing_path_and_a_directory_without_logs(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="nothing: there is no such file or directory"):
+        read(tmp_path / "nothing")
+    with pytest.raises(UnreadableError, match="no log in this directory or below it; supported are: a watched run"):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnreadableError, match="neither a file nor a directory"):
+        read(tmp_path / "pipe")
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("epoch,loss\n0,1\n")
+    (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert len(find(tmp_path)) == 1
+
+
+def test_every_reader_says_why_it_does_not_know_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"\x00\xff" * 100)
+    with pytest.raises(UnreadableError) as error:
+        read(path)
+    for reader in readers():
+        assert f"{reader.name}: " in str(error.value)
+        assert reader.supports in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 2}', '{"version": 1, "runs": []}', "[" * 100_000])
+def test_a_broken_report_beside_a_history_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "trainmedic.json").write_text(content)
+    with pytest.raises(UnreadableError, match=r"trainmedic\.json: not a report of trainmedic"):
+        recorded(tmp_path / "history.npz")

@@ -1,0 +1,120 @@
+"""Broken and hostile logs give runs or one clear error: never a traceback, never a hang."""
+
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainmedic.diagnose.judge import judge
+from trainmedic.errors import UnreadableError
+from trainmedic.history import History
+from trainmedic.readers import read
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+NASTY = [
+    b"",
+    b"\0",
+    b"\n",
+    b",",
+    b'"',
+    b"NaN",
+    b"1e999",
+    b"-1",
+    b"9" * 400,
+    b"{",
+    b"[",
+    b"]}",
+    b"\xff\xfe",
+    b"\x1b[31m",
+]
+
+
+def saved_history(directory: Path) -> bytes:
+    history = History.of(train_loss=[3.0, 2.0, 1.0], fc1__gradient_norm=[1.0, 2.0, 3.0], facts={"loss": "mse"})
+    history.save(directory / "seed.npz")
+    return (directory / "seed.npz").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    state = (SAMPLES / "huggingface" / "trainer_state.json").read_bytes()
+    return {
+        "log.csv": (SAMPLES / "keras-csv" / "log.csv").read_bytes(),
+        "metrics.csv": b"epoch,step,train_loss,val_loss\n0,10,0.5,\n0,20,,0.6\n1,30,0.4,\n" * 3,
+        "trainer_state.json": state[:1500] + b'"step": 1}], "max_steps": 5}',
+        "history.npz": saved_history(tmp_path_factory.mktemp("seed")),
+    }
+
+
+def read_or_refuse(path: Path) -> None:
+    refused = ""
+    histories: list[History] = []
+    try:
+        histories = read(path)
+    except UnreadableError as error:
+        refused = str(error)
+    assert histories or refused.startswith(str(path))
+    assert "\n" not in refused
+    for history in histories:
+        judge(history)
+
+
+@settings(max_examples=400, deadline=2_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_logs(seeds: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(seeds)))
+    content = bytearray(seeds[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content)))
+        until = data.draw(st.integers(at, min(len(content), at + 40)))
+        content[at:until] = data.draw(st.one_of(st.sampled_from(NASTY), st.binary(max_size=20)))
+    path = tmp_path / name
+    path.write_bytes(bytes(content))
+    read_or_refuse(path)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "metrics.csv", "trainer_state.json", "history.npz"])
+def test_logs_cut_off_anywhere(seeds: dict[str, bytes], tmp_path: Path, name: str) -> None:
+    content = seeds[name]
+    path = tmp_path / name
+    for length in range(0, len(content), max(1, len(content) // 300)):
+        path.write_bytes(content[:length])
+        read_or_refuse(path)
+
+
+def test_random_bytes(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for name in ("log.csv", "trainer_state.json", "history.npz"):
+        for _ in range(100):
+            (tmp_path / name).write_bytes(draw.randbytes(draw.randint(1, 500)))
+            read_or_refuse(tmp_path / name)
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "history.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("header.npy", b"\0" * 1_000)
+        archive.infolist()[0].file_size = 1 << 31  # what the archive says of itself
+    with pytest.raises(UnreadableError, match="unpacks to"):
+        read(path)
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "history.npz", header=np.array([print], dtype=object))
+    with pytest.raises(UnreadableError, match=r"history\.npz"):
+        read(tmp_path / "history.npz")
+
+
+def test_very_many_columns_and_a_very_long_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(",".join(f"c{i}" for i in range(30_000)) + "\n" + ",".join(["1"] * 30_000) + "\n")
+    with pytest.raises(UnreadableError):
+        read(path)
+    path.write_text("loss" * 1_000_000)
+    with pytest.raises(UnreadableError):
+        read(path)
