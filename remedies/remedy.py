@@ -68,6 +68,8 @@ def pharmacy() -> tuple[type[Remedy], ...]:
     """All remedies, by name. The package is walked: a file in ``remedies/`` is a remedy, there is no second list."""
     found = []
     for module in pkgutil.iter_modules(trainmedic.remedies.__path__):
+        if module.name.startswith("_"):
+            continue  # what acts share at run time imports torch
         loaded = importlib.import_module(f"trainmedic.remedies.{module.name}")
         found += [
             thing

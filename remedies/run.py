@@ -9,7 +9,7 @@ from trainmedic.history import History
 if TYPE_CHECKING:
     import torch
 
-    from trainmedic.remedies.state import State
+    from trainmedic.remedies._state import State
 
 Guard = Callable[["torch.optim.Optimizer"], None]
 """Called right before a step of a watched optimizer, after the user's own clipping; may touch gradients only."""

@@ -98,7 +98,9 @@ class SequentialTrial(Trial):
         return Verdict(False, "followed by no difference beyond noise", *numbers) if last else None
 
     def _margin(self, before: Array, after: Array) -> float:
-        return max(3 * float(np.hypot(_error(before), _error(after))), self.LEAST_EFFECT * abs(float(np.median(before))))
+        return max(
+            3 * float(np.hypot(_error(before), _error(after))), self.LEAST_EFFECT * abs(float(np.median(before)))
+        )
 
 
 def _trend(values: Array, at: float) -> tuple[float, float]:

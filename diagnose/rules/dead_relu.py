@@ -1,0 +1,91 @@
+"""TM301: the same units of a rectifier stay at zero, whatever the input."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.robust import progress
+from trainmedic.history import History, Layer
+
+
+class DeadRelu(Rule):
+    """Units that have put out zero for every one of the last samples, over many batches.
+
+    Why it is bad: such a unit gets no gradient, so it cannot recover; a layer of them passes nothing on.
+    Usual causes: one step that was far too large; inputs that are not scaled; a large negative bias.
+    Formula: share of a rectifier's units silent for each of the last `dead_after` samples (a setting, 1,000 by default)
+    above `dead_units`, in `patience` measurements in a row. A run that has more than halved its loss works as it is, and
+    is held to `dead_units_working`. From `dead_units_error` on the layer passes hardly anything: an error.
+    Remedies: lower-learning-rate, reinitialize, replace-activation.
+    Known limits: layers that are sparse by design (top-k, routers) look dead to a short window.
+    Source: Lu et al. 2019, arXiv:1903.06733; half of a layer's units is also the limit of SageMaker Debugger.
+    """
+
+    code: ClassVar[str] = "TM301"
+    severity: ClassVar[Severity] = Severity.ERROR
+    root: ClassVar[Root] = Root.INITIALIZATION
+    needs: ClassVar[tuple[str, ...]] = ("dead_units_lasting",)
+    remedies: ClassVar[tuple[str, ...]] = ("reinitialize", "lower-learning-rate", "replace-activation")
+    explains: ClassVar[tuple[str, ...]] = ("vanishing-gradient",)
+    advice: ClassVar[str] = (
+        "Usually means that an early step was too large and pushed the units below zero for every input. "
+        "Do this: draw the layer anew and lower the learning rate or warm it up. Otherwise check (a) the scale of the "
+        "inputs: x.mean(), x.std(); (b) the biases: layer.bias.min(); (c) nn.LeakyReLU or nn.GELU in place of nn.ReLU."
+    )
+
+    dead_units: float = Field(0.5, gt=0, le=1, description="share of a layer's units, 0 to 1")
+    dead_units_working: float = Field(0.8, gt=0, le=1, description="the same in a run that has halved its loss, 0 to 1")
+    dead_units_error: float = Field(
+        0.9, gt=0, le=1, description="share of a layer's units that makes it an error, 0 to 1"
+    )
+    patience: int = Field(3, ge=1, description="measurements in a row")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        table = history.layers("dead_units_lasting")
+        works = "train/loss" in history and float(progress(history)[1][-1]) > 0.5
+        limit = self.dead_units_working if works else self.dead_units
+        hit: list[tuple[float, str, int, int]] = []
+        for i, layer in enumerate(table.layers):
+            shares = table.values[:, i]
+            steps = table.steps[~np.isnan(shares)]
+            shares = shares[~np.isnan(shares)]
+            if len(shares) < self.patience or not (shares[-self.patience :] > limit).all():
+                continue
+            alive = np.flatnonzero(shares <= limit)
+            onset = int(alive[-1]) + 1 if len(alive) else 0
+            hit.append((float(shares[-1]), layer, int(steps[onset]), int(steps[onset + self.patience - 1])))
+        if not hit:
+            return
+        hit.sort(reverse=True)
+        worst, layer = hit[0][0], hit[0][1]
+        others = f" (and {len(hit) - 1} more rectifiers)" if len(hit) > 1 else ""
+        samples = history.facts.get("dead_after", 1_000)
+        yield self.finding(
+            step=min(step for _, _, step, _ in hit),
+            detected_at=min(step for _, _, _, step in hit),
+            where=[layer for _, layer, _, _ in hit],
+            severity=Severity.ERROR if worst >= self.dead_units_error else Severity.WARNING,
+            message=f"{100 * worst:.0f} % of the units of {layer}{others} were zero for each of the last {samples} samples",
+            evidence=[
+                Evidence(name=f"silent units of {name}", value=100 * share, limit=100 * limit, unit="%")
+                for share, name, _, _ in hit[:5]
+            ],
+        )
+
+    sick: ClassVar = (
+        History.of(relu1__dead_units_lasting=[0.0] * 5 + [0.95] * 20, train_loss=[2.3] * 25),
+        History.of(relu1__dead_units_lasting=[0.6] * 20),
+    )
+    healthy: ClassVar = (
+        History.of(relu1__dead_units_lasting=[0.2] * 20),
+        # sparse: most outputs are zero, but other units in each batch
+        History.of(relu1__activation_zeros=[0.95] * 20, relu1__dead_units_lasting=[0.0] * 20),
+        # a wide layer with idle units, in a run that works
+        History.of(relu1__dead_units_lasting=[0.6] * 40, train_loss=[2.3] * 10 + [0.4] * 30),
+        # silent for a moment after a large step, then back
+        History.of(relu1__dead_units_lasting=[0.0] * 5 + [0.7] * 2 + [0.1] * 10),
+        History.of(layers=[Layer("act", "ReLU", 0, activation="relu")], act__dead_units_lasting=[0.0, 0.6]),
+    )

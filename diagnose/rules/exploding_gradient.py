@@ -1,0 +1,137 @@
+"""TM202: gradient norms grow out of proportion, and the run loses what it had learnt."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.robust import Array, in_a_row, preceding_median
+from trainmedic.history import History
+
+
+class ExplodingGradient(Rule):
+    """The gradient norm leaves its own past by orders of magnitude, stays there, and the loss goes with it.
+
+    Why it is bad: each step then moves the weights further than all steps before it; what was learnt is lost, and the
+    run ends in NaN.
+    Usual causes: a learning rate that is too large; weights drawn too large for the depth; a recurrent net without
+    clipping; a batch far from the others.
+    Formula: norm above `growth` times the lowest median of its past (up to `window` steps), and the loss above both
+    `loss_growth` times its own and the first loss, in `patience` steps in a row; or the norm alone, if norm or loss are
+    not finite at the next step.
+    Remedies: rewind, clip-gradients, lower-learning-rate, reinitialize.
+    Known limits: needs the loss beside the norm; an explosion that leaves the loss below where the run began is left to
+    the rules for spikes. Clipping that hides the growth from the weights hides no illness: norms are read before it.
+    Source: Pascanu et al. 2013, arXiv:1211.5063. A factor of 100 is far outside of heavy-tailed noise between batches
+    (single spikes of 10 to 50 times are common and harmless, arXiv:2501.06842), and far below what overflow takes.
+    """
+
+    code: ClassVar[str] = "TM202"
+    severity: ClassVar[Severity] = Severity.ERROR
+    root: ClassVar[Root] = Root.ARCHITECTURE
+    needs: ClassVar[tuple[str, ...]] = ("gradient/norm", "train/loss")
+    remedies: ClassVar[tuple[str, ...]] = ("clip-gradients", "lower-learning-rate", "rewind", "reinitialize")
+    explains: ClassVar[tuple[str, ...]] = ("non-finite", "dead-relu", "vanishing-gradient", "overfitting")
+    advice: ClassVar[str] = (
+        "Usually means that the learning rate or the initial weights are too large. "
+        "Do this: go back to a state before it, and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) between "
+        "backward() and step(). Otherwise check (a) the learning rate: a tenth of it; (b) the initial weights: the "
+        "standard deviation of each layer's output at the first step should be near 1; (c) the batch of this step."
+    )
+
+    growth: float = Field(100.0, gt=1, description="growth of the gradient norm against its own past, factor")
+    loss_growth: float = Field(10.0, gt=1, description="growth of the loss against the same past, factor")
+    window: int = Field(50, ge=1, description="steps of the past that are compared with")
+    patience: int = Field(3, ge=1, description="steps in a row")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        steps, norms, losses = _aligned(history)
+        if len(steps) < 2:
+            return
+        usual, usual_loss = _lowest(norms, self.window), _lowest(losses, self.window)
+        with np.errstate(invalid="ignore"):
+            big = norms > self.growth * usual
+            lost = (losses > self.loss_growth * np.abs(usual_loss)) & (losses > losses[np.isfinite(losses)][:1])
+        bad = ~np.isfinite(norms) | ~np.isfinite(losses)
+        together = np.flatnonzero(in_a_row(big & lost, self.patience))
+        broken = np.flatnonzero(bad[1:] & (big & ~bad)[:-1]) + 1
+        ends = np.concatenate([together[:1], broken[:1]])
+        if not len(ends):
+            return
+        end = int(ends.min())
+        onset = end - 1 if bad[end] else end
+        while onset > 0 and norms[onset - 1] > self.growth**0.5 * usual[onset - 1]:  # where the rise began
+            onset -= 1
+        worst = onset + int(np.argmax(np.where(bad[onset : end + 1], -np.inf, norms[onset : end + 1])))
+        yield self.finding(
+            step=steps[onset],
+            detected_at=steps[end],
+            where=_layers(history, int(steps[worst])) or ("gradient/norm",),
+            message=f"the gradient norm rose from {usual[onset]:.3g} to {norms[worst]:.3g}"
+            + (
+                ", then was not finite"
+                if bad[end]
+                else f" and the loss from {usual_loss[onset]:.3g} to {losses[end]:.3g}"
+            ),
+            evidence=[
+                Evidence(name="gradient norm", value=norms[worst], limit=self.growth * usual[onset]),
+                Evidence(name="training loss", value=losses[end], limit=self.loss_growth * abs(usual_loss[onset])),
+            ],
+        )
+
+    sick: ClassVar = (
+        History.of(gradient_norm=[471, 8811, 157520, float("nan")], train_loss=[162, 5e3, 9e5, float("nan")]),
+        History.of(
+            gradient_norm=[1.0] * 60 + [300.0, 4e3, 5e4, 1e5],
+            train_loss=[2.0] * 10 + [0.5] * 50 + [9.0, 40.0, 1e3, 1e4],
+        ),
+        History.of(gradient_norm=[1.0] * 30 + [1e6, float("inf")], train_loss=[1.0] * 31 + [float("nan")]),
+    )
+    healthy: ClassVar = (
+        # a spike that comes back, at the edge of stability
+        History.of(
+            gradient_norm=[1.0] * 60 + [500.0, 3.0] + [1.0] * 20, train_loss=[1.0] * 60 + [30.0, 2.0] + [1.0] * 20
+        ),
+        # a large regression target: large, but steady
+        History.of(gradient_norm=[3e6] * 80, train_loss=[1e8] * 80),
+        # norms that grow slowly while the loss falls
+        History.of(gradient_norm=list(np.geomspace(0.01, 20, 200)), train_loss=list(np.geomspace(2.3, 0.01, 200))),
+        # converged to nothing, with the restless end of an adaptive optimizer
+        History.of(
+            gradient_norm=[1.0] * 20 + [1e-6] * 60 + [1e-2] * 5 + [1e-6] * 20,
+            train_loss=[2.3] * 20 + [1e-8] * 60 + [1e-4] * 5 + [1e-8] * 20,
+        ),
+        # a loss scale that is searched for: infinite at first
+        History.of(gradient_norm=[float("inf"), 2.0, 2.0, 2.0], train_loss=[2.3, 2.3, 2.2, 2.2]),
+    )
+
+
+def _aligned(history: History) -> tuple[NDArray[np.int64], Array, Array]:
+    """Gradient norms and losses at the steps that have both."""
+    norm, loss = history.series("gradient/norm"), history.series("train/loss")
+    steps, first, second = np.intersect1d(norm.steps, loss.steps, return_indices=True)
+    return steps, norm.values[first], loss.values[second]
+
+
+def _lowest(values: Array, window: int) -> Array:
+    """For each value the lowest of the medians that preceded the last ``window`` values: a rise does not hide itself."""
+    medians = preceding_median(values, window)
+    padded = np.concatenate([np.full(window - 1, np.nan), medians])
+    return np.asarray(np.fmin.reduce(sliding_window_view(padded, window), axis=1))
+
+
+def _layers(history: History, step: int) -> tuple[str, ...]:
+    """Parameters by their gradient norm at a step, the largest first, if it was measured."""
+    if "gradient_norm" not in history:
+        return ()
+    table = history.layers("gradient_norm")
+    row = np.flatnonzero(table.steps == step)
+    if not len(row):
+        return ()
+    values = table.values[row[0]]
+    order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
+    return tuple(table.layers[i] for i in order[:8] if not np.isnan(values[i]))

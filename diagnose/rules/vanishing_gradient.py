@@ -1,0 +1,151 @@
+"""TM201: gradients die on the way to the first layers."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule
+from trainmedic.diagnose.robust import Array, in_a_row, progress
+from trainmedic.history import History, Layer
+
+
+class VanishingGradient(Rule):
+    """The gradients of the first layers are orders of magnitude smaller than those of the last, and the run stands still.
+
+    Why it is bad: the first layers do not learn, and the last ones learn from features that are noise.
+    Usual causes: many sigmoid or tanh layers in a row; weights drawn too small for the depth; a long unrolled recurrent
+    net; no normalisation and no residual paths.
+    Formula: r(l) = |g| / sqrt(elements) for the weight matrices of one model in the order of execution;
+    log10(median of r over the last quarter of the layers / median over the first quarter) above `decades`, in
+    `patience` measurements in a row, while the loss has come down by less than `still` of its first level, `steps` steps
+    or more after the start. Silent for good once the loss has come down by `works`.
+    Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual.
+    Known limits: needs the training loss and at least `least_layers` weight matrices; layers whose gradient is exactly
+    zero are not vanishing but cut off.
+    Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852. A sigmoid's derivative is at most 1/4, so five in a
+    row lose three decades; trained nets of every kind stay within two.
+    """
+
+    code: ClassVar[str] = "TM201"
+    root: ClassVar[Root] = Root.ARCHITECTURE
+    needs: ClassVar[tuple[str, ...]] = ("gradient_norm", "train/loss")
+    remedies: ClassVar[tuple[str, ...]] = ("insert-batchnorm", "reinitialize", "replace-activation", "insert-residual")
+    advice: ClassVar[str] = (
+        "Usually means too many saturating activations in a row, or weights drawn too small. "
+        "Do this: put a batch or layer norm before each activation, or use ReLU with He's initialisation. "
+        "Otherwise check (a) residual connections around each block; (b) the spread of each layer's output at the first "
+        "step: it should stay near 1; (c) for recurrent nets: nn.LSTM or nn.GRU in place of nn.RNN."
+    )
+
+    decades: float = Field(3.0, gt=0, description="loss of gradient from the last quarter to the first, powers of ten")
+    still: float = Field(0.1, gt=0, lt=1, description="share of its first level that the loss has not come down by")
+    works: float = Field(0.5, gt=0, le=1, description="share of its first level after which the run works as it is")
+    steps: int = Field(50, ge=1, description="steps after the start: an ordinary start may stand still that long")
+    patience: int = Field(10, ge=1, description="measurements in a row")
+    least_layers: int = Field(4, ge=2, description="weight matrices that a model must have")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        loss_steps, come_down = progress(history)
+        if not len(loss_steps) or come_down[-1] > self.works:
+            return
+        for layers in _stacks(history):
+            if len(layers) >= self.least_layers:
+                yield from self._stack(history, layers, loss_steps, come_down)
+
+    def _stack(
+        self, history: History, layers: list[Layer], loss_steps: NDArray[np.int64], come_down: Array
+    ) -> Iterator[Finding]:
+        steps, sizes = _profile(history, layers)
+        quarter = max(1, len(layers) // 4)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            first, last = np.median(sizes[:, :quarter], axis=1), np.median(sizes[:, -quarter:], axis=1)
+            lost = np.log10(last / first)
+        here = np.searchsorted(loss_steps, steps, side="right") - 1
+        stands = (come_down[np.maximum(here, 0)] < self.still) & (here >= 0)
+        late = steps >= steps[0] + self.steps if len(steps) else np.empty(0, dtype=bool)
+        dies = np.isfinite(lost) & (lost > self.decades)
+        ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
+        if not len(ends):
+            return
+        end = int(ends[0])
+        alive = np.flatnonzero(~dies[:end])
+        onset = int(alive[-1]) + 1 if len(alive) else 0
+        weakest = np.argsort(sizes[end], kind="stable")
+        factor = 10 ** float(np.median(lost[onset : end + 1]))
+        yield self.finding(
+            step=steps[onset],
+            detected_at=steps[end],
+            where=[layers[i].name for i in weakest[: max(quarter, 1)]],
+            message=f"gradients of the first layers are {factor:.3g} times smaller than those of the last, "
+            f"and the loss has come down by {100 * max(0.0, float(come_down[here[end]])):.0f} %",
+            evidence=[
+                Evidence(name="gradient, last over first quarter of the layers", value=factor, limit=10**self.decades),
+                Evidence(
+                    name="loss come down", value=100 * float(come_down[here[end]]), limit=100 * self.still, unit="%"
+                ),
+            ],
+        )
+
+    sick: ClassVar = (
+        History.of(
+            train_loss=[2.3] * 80,
+            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
+            **{f"fc{i}.weight__gradient_norm": [10.0 ** (i - 8)] * 80 for i in range(8)},
+        ),
+    )
+    healthy: ClassVar = (
+        # converged: all gradients have become small together
+        History.of(
+            train_loss=[2.3] * 10 + [1e-6] * 70,
+            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
+            **{f"fc{i}.weight__gradient_norm": [1e-9] * 80 for i in range(8)},
+        ),
+        # a small ratio that every deep net has
+        History.of(
+            train_loss=[2.3] * 80,
+            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
+            **{f"fc{i}.weight__gradient_norm": [10.0 ** ((i - 8) / 4)] * 80 for i in range(8)},
+        ),
+        # a large ratio in a run that learns
+        History.of(
+            train_loss=list(np.linspace(2.3, 0.3, 80)),
+            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
+            **{f"fc{i}.weight__gradient_norm": [10.0 ** (i - 8)] * 80 for i in range(8)},
+        ),
+        # frozen on purpose
+        History.of(
+            train_loss=[2.3] * 80,
+            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8), trainable=i > 5) for i in range(8)],
+            **{f"fc{i}.weight__gradient_norm": [1e-9 if i < 6 else 1.0] * 80 for i in range(8)},
+        ),
+    )
+
+
+def _stacks(history: History) -> list[list[Layer]]:
+    """The trainable weight matrices that ran and have gradients, in the order of execution, per model."""
+    table = history.layers("gradient_norm")
+    several = int(history.facts.get("models", 1)) > 1
+    stacks: dict[str, list[Layer]] = defaultdict(list)
+    for name in table.layers:
+        layer = history.architecture.get(name)
+        if layer is None or layer.kind != "parameter" or not layer.trainable or len(layer.shape) < 2 or layer.order < 0:
+            continue
+        owner = history.architecture.get(name.rpartition(".")[0])
+        if owner is not None and "Embedding" in owner.kind:
+            continue  # only the rows of the batch's own words have a gradient
+        stacks[name.split(".")[0] if several else ""].append(layer)
+    return [sorted(stack, key=lambda layer: layer.order) for stack in stacks.values()]
+
+
+def _profile(history: History, layers: list[Layer]) -> tuple[NDArray[np.int64], Array]:
+    """Root mean square gradients (measured steps x layers); steps at which a layer has none at all are left out."""
+    table = history.layers("gradient_norm")
+    columns = [table.layers.index(layer.name) for layer in layers]
+    elements = np.array([max(1, int(np.prod(layer.shape))) for layer in layers], dtype=np.float64)
+    sizes = table.values[:, columns].astype(np.float64) / np.sqrt(elements)
+    complete = np.isfinite(sizes).all(axis=1) & (sizes > 0).all(axis=1)
+    return table.steps[complete], sizes[complete]

@@ -1,0 +1,89 @@
+"""Lower the learning rate of every parameter group."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainmedic.diagnose import Finding
+from trainmedic.remedies.change import Change, Safety
+from trainmedic.remedies.remedy import Refused, Remedy, Undo
+from trainmedic.remedies.run import Run
+
+
+class LowerLearningRate(Remedy):
+    """Multiply the learning rate of every parameter group, and all that its schedulers compute rates from, by a factor.
+
+    The whole schedule that follows is the old one times that factor, under every scheduler that torch ships, handed
+    over or not. Exceptions: a scheduler that is made later with a rate of its own (OneCycleLR, CyclicLR), and a rate
+    that the training script or a scheduler of another library computes by itself, overrule the change; ASGD follows
+    one step later, since it prepares each step's rate in the step before.
+
+    Safety: safe. It touches no weight; undone at once, the rates are exactly what they were, undone later the factor
+    is divided out of what the schedule has made of them.
+    Works when: updates are too large for the weights or the curvature: the loss swings, spikes or climbs.
+    Does not help: weights that are not finite any more (rewind first); a signal that blows up through depth at any
+    rate; Rprop, whose steps follow signs and not the rate.
+    Source: Bengio 2012, arXiv:1206.5533, section 3.1.1: if training diverges, try a rate about three times smaller.
+    """
+
+    treats: ClassVar[tuple[str, ...]] = (
+        "exploding-gradient",
+        "non-finite",
+        "loss-spike",
+        "divergence",
+        "learning-rate-too-high",
+    )
+    safety: ClassVar[Safety] = Safety.SAFE
+    factor: float = Field(0.3, gt=0, lt=1, description="what every rate is multiplied by")
+    least: float = Field(1e-8, ge=0, description="rates that would all fall below this are left alone")
+
+    def propose(self, finding: Finding, run: Run) -> Change | None:
+        refuse_rprop(run)
+        before = run.learning_rates()
+        after = [rate * self.factor for rate in before]
+        if not any(rate >= self.least for rate in after):
+            return None
+        return Change(
+            remedy=self.name,
+            target=rate_names(run),
+            before=before,
+            after=after,
+            summary=f"learning rate lowered from {largest(before):.3g} to {largest(after):.3g}",
+            code=rate_code(run, self.factor),
+        )
+
+    def apply(self, change: Change, run: Run) -> Undo:
+        from trainmedic.remedies._schedulers import scale_rates
+
+        refuse_rprop(run)
+        return scale_rates(run.optimizers, run.schedulers, self.factor)
+
+
+def rate_names(run: Run) -> tuple[str, ...]:
+    """A name for every parameter group of every optimizer, in order."""
+    groups = [(i, j) for i, optimizer in enumerate(run.optimizers) for j in range(len(optimizer.param_groups))]
+    return tuple(f"group {j}" if len(run.optimizers) == 1 else f"optimizer {i} group {j}" for i, j in groups)
+
+
+def rate_code(run: Run, factor: float) -> str:
+    """What a user would write to scale every rate."""
+    if len(run.optimizers) > 1:
+        return (
+            "for optimizer in optimizers:\n    for group in optimizer.param_groups:\n"
+            f'        group["lr"] *= {factor:g}  # and the rates that its scheduler was given'
+        )
+    scheduled = "  # and the rates that its scheduler was given" if run.history.facts.get("scheduler") else ""
+    if len(run.optimizers[0].param_groups) == 1:
+        return f'optimizer.param_groups[0]["lr"] *= {factor:g}{scheduled}'
+    return f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:g}{scheduled}'
+
+
+def largest(rates: list[float]) -> float:
+    """The largest of some rates."""
+    return max(rates, default=0.0)
+
+
+def refuse_rprop(run: Run) -> None:
+    """Raise ``Refused`` where a rate has no say."""
+    if any(type(optimizer).__name__ == "Rprop" for optimizer in run.optimizers):
+        raise Refused("Rprop sizes its steps by the signs of gradients: its learning rate only sets the first one")
