@@ -93,22 +93,13 @@ def order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _cause(finding: Finding, others: Sequence[Finding], by_code: dict[str, type[Rule]]) -> str | None:
-    """The id of the most suspicious finding that brings this one about and was there no later, if any.
+    """The id of the most suspicious finding that brings this one about and began no later than it was detected, if any.
 
-    Causes come strictly earlier in (order of suspicion, onset, code), so that nothing explains itself in a circle.
+    Which illness brings about which is declared by the rules (``explains``), and never runs in a circle.
     """
-
-    def rank(one: Finding) -> tuple[int, int, str]:
-        return by_code[one.code].root, one.step, one.code
-
-    if finding.code not in by_code:
-        return None
     candidates = [
         other
         for other in others
-        if other.code in by_code
-        and finding.name in by_code[other.code].explains
-        and rank(other) < rank(finding)
-        and other.step <= finding.detected_at
+        if other.code in by_code and finding.name in by_code[other.code].explains and other.step <= finding.detected_at
     ]
-    return min(candidates, key=rank).id if candidates else None
+    return min(candidates, key=lambda other: (by_code[other.code].root, other.step)).id if candidates else None

@@ -56,5 +56,6 @@ class SafePoint:
         if tensor is None or not tensor.requires_grad:
             return
         done = [False]
-        tensor.register_hook(lambda _: done.__setitem__(0, True))
+        follow: Any = tensor.register_hook
+        follow(lambda _: done.__setitem__(0, True))
         self._alive.append((weakref.ref(tensor), done))

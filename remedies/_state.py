@@ -269,7 +269,7 @@ def _restore_own(thing: Any, own: Mapping[str, Any]) -> None:
 def _generators() -> dict[str, Any]:
     """The state of every random number generator: Python's, NumPy's, torch's, and each used device's."""
     kept: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         kept["cuda"] = torch.cuda.get_rng_state_all()
     return kept
 

@@ -111,13 +111,13 @@ def _trend(values: Array, at: float) -> tuple[float, float]:
     residuals = values - values.mean() - slope * x
     noise = float(np.sqrt(np.sum(residuals**2) / max(len(values) - 2, 1)))
     away = at - (len(values) - 1) / 2
-    return float(values.mean()) + slope * away, noise * (1 / len(values) + away * away / spread) ** 0.5
+    return float(values.mean()) + slope * away, float(noise * (1 / len(values) + away * away / spread) ** 0.5)
 
 
 def _error(values: Array) -> float:
     """Standard error of a median of independent values, from their median absolute deviation."""
     spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
-    return 1.2533 * spread / max(len(values), 1) ** 0.5
+    return float(1.2533 * spread / max(len(values), 1) ** 0.5)
 
 
 def _loss(name: str, value: float, limit: float | None = None) -> Evidence:

@@ -43,11 +43,8 @@ class Main(click.Group):
 
     def _guarded(self, *args: Any, **kwargs: Any) -> int:
         try:
-            code = super().main(*args, **{**kwargs, "standalone_mode": False})
-            sys.stdout.flush()
+            code = super().main(*args, **{**kwargs, "prog_name": "trainmedic", "standalone_mode": False})
             return code if isinstance(code, int) else FINE
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
         except click.UsageError as error:
             hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
             _complain(f"{error.format_message()}{hint}")
@@ -56,9 +53,6 @@ class Main(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("trainmedic: interrupted", err=True)
             return INTERRUPTED
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing stdout complains once more
-            return PIPE_CLOSED
         except TrainmedicError as error:
             _reraise_in_debug()
             _complain(str(error))
@@ -70,6 +64,15 @@ class Main(click.Group):
                 "what the same command prints after trainmedic --debug"
             )
         return NOT_JUDGED
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # as in `trainmedic rules | head`: whoever listened has heard enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing stdout complains once more
+            ctx.exit(PIPE_CLOSED)
+        return code
 
 
 def _reraise_in_debug() -> None:
@@ -89,14 +92,22 @@ def _debug(_context: click.Context, _option: click.Parameter, value: bool) -> No
         os.environ[DEBUG] = "1"
 
 
-@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Main,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="trainmedic")
 @click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_debug, help="Show tracebacks.")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> int:
     """A medic for PyTorch training runs: tells what is wrong and why, and treats it.
 
     Exit code: 0 nothing was found, 1 something was, 2 it could not judge or was called wrongly.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+    return NOT_JUDGED
 
 
 @main.command()
@@ -196,7 +207,7 @@ def explain(name: str, form: str) -> None:
 
 
 @main.command()
-@click.argument("case", type=click.Choice(CASES), required=False)
+@click.argument("case", type=click.Choice(CASES), required=False, metavar="[CASE]")
 @click.option("--logdir", type=click.Path(file_okay=False), help="Where to write the records, reports and curves.")
 def demo(case: str | None, logdir: str | None) -> None:
     """Train a sick run on real images, untreated and treated, side by side (all cases unless one is named)."""

@@ -4,8 +4,10 @@ Each case trains three times from one seed: sick and left alone, sick and treate
 differs in the fault alone.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -55,7 +57,7 @@ class Case:
 def load(images: int, wrong: float, seed: int) -> Data:
     """The digits: ``images`` of them to train on, a share of them with a wrong label, and 450 to validate on."""
     try:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError as error:
         raise UsageError("the demo needs scikit-learn: pip install 'trainmedic[demo]'") from error
     pixels, labels = load_digits(return_X_y=True)
@@ -234,19 +236,21 @@ def main(case: str | None = None, logdir: Path | str | None = None) -> None:
     chosen = [CASES[case]] if case else list(CASES.values())
     home = Path(logdir or "runs/demo")
     console = Console()
+    logging.getLogger("trainmedic").setLevel(logging.ERROR)  # what is found and done is shown in the reports
     results = []
     for one in chosen:
         with bars(console) as bar:
-            task = {arm: bar.add_task(f"{one.name}: {arm}", total=one.epochs) for arm in ARMS}
-            result = compare(
-                one,
-                logdir=home / one.name,
-                progress=lambda arm, done, total, b=bar, t=task: b.update(t[arm], completed=done),
-            )
-        results.append(result)
-        show(console, result)
+            tasks = {arm: bar.add_task(f"{one.name}: {arm}", total=one.epochs) for arm in ARMS}
+            results.append(compare(one, logdir=home / one.name, progress=partial(advance, bar, tasks)))
+        show(console, results[-1])
     console.print(table(results))
-    console.print(f"Reports are in {home} (trainmedic.json in each folder). The curves: tensorboard --logdir {home}")
+    console.print(f"Each run's report is in its folder in {home} (trainmedic.json).", highlight=False)
+    console.print(f"The curves: tensorboard --logdir {home}", highlight=False)
+
+
+def advance(bar: RichProgress, tasks: dict[str, Any], arm: str, done: int, total: int) -> None:
+    """Move a training's bar; one that stops early is done."""
+    bar.update(tasks[arm], completed=done, total=total)
 
 
 def bars(console: Console) -> RichProgress:

@@ -246,12 +246,14 @@ class Medic:
             return Diagnosis(tuple(self._findings.values()))
         for error in diagnosis.errors:
             self._note(error)
-        diagnosis = self._remember(diagnosis)
+        present = self._remember(diagnosis)
         if not self._closed:
-            self._do("treating", self._treating.consider, diagnosis, self._probe.step - 1)
-        return diagnosis
+            self._do("treating", self._treating.consider, present, self._probe.step - 1)
+        since = self._treating.since
+        earlier = [finding for (segment, _), finding in self._findings.items() if segment != since]
+        return Diagnosis((*earlier, *present), diagnosis.checked, diagnosis.not_checked)
 
-    def _remember(self, diagnosis: Diagnosis) -> Diagnosis:
+    def _remember(self, diagnosis: Diagnosis) -> list[Finding]:
         """Give findings the ids that they had before, and tell the new ones."""
         since = self._treating.since
         known = {finding.id: self._findings.get((since, finding.key)) for finding in diagnosis.findings}
@@ -267,8 +269,7 @@ class Medic:
             if new:
                 self._do("telling findings", self._tell, finding)
                 self._write("finding", finding)
-        earlier = tuple(finding for (segment, _), finding in self._findings.items() if segment != since)
-        return Diagnosis((*earlier, *findings), diagnosis.checked, diagnosis.not_checked)
+        return findings
 
     # -- treating ------------------------------------------------------------------------------------------------
 

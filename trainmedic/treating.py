@@ -6,14 +6,13 @@ one that waits for its judgement, the best monitored one, and the one that the t
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from trainmedic.diagnose import Finding
-from trainmedic.diagnose.judge import Diagnosis
 from trainmedic.history import History
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Treatment
@@ -80,10 +79,10 @@ class Treating:
         looking = dataclasses.replace(self.run, advising=True)
         return [(f.id, change) for f in roots for _, change in choose(f, looking, fix="unsafe").candidates]
 
-    def consider(self, diagnosis: Diagnosis, step: int) -> None:
-        """Look at what the rules say: keep a healthy state, or choose a treatment."""
+    def consider(self, findings: Sequence[Finding], step: int) -> None:
+        """Look at what the rules find now: keep a healthy state, or choose a treatment."""
         self.run.step = step
-        ill = [f for f in diagnosis.findings if f.explained_by is None and f.severity.rank > 0]
+        ill = [f for f in findings if f.explained_by is None and f.severity.rank > 0]
         if self.fix == "off" or self.run.stop_requested:
             return
         if not ill and self._on_trial is None and not self.wants_a_safe_point:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainmedic.diagnose import Finding
 from trainmedic.history import History
-from trainmedic.remedies import prescription
+import trainmedic.remedies.prescription as prescription_file
 from trainmedic.remedies.change import Treatment
 from trainmedic.reports.report import Report
 from trainmedic.reports.tensorboard import TensorBoardWriter
@@ -50,7 +50,7 @@ class Writing:
     def prescription(self, treatments: Sequence[Treatment]) -> None:
         """Write down what was changed, so that a fresh model can be made to match."""
         self.logdir.mkdir(parents=True, exist_ok=True)
-        prescription.write(self.logdir / PRESCRIPTION_FILE, treatments)
+        prescription_file.write(self.logdir / PRESCRIPTION_FILE, treatments)
 
     def save_now_and_then(self, history: History) -> None:
         """Save the record if it was not saved lately."""

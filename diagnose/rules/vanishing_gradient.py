@@ -1,8 +1,8 @@
 """TM201: gradients die on the way to the first layers."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,13 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
 from trainmedic.diagnose.robust import Array, in_a_row, progress
 from trainmedic.history import History, Layer
+
+
+def _deep(losses: list[float], norm: Callable[[int], float], frozen: int = 0) -> History:
+    """An example: eight layers, each with the same gradient norm at every step."""
+    values: dict[str, Any] = {f"fc{i}.weight__gradient_norm": [norm(i)] * len(losses) for i in range(8)}
+    layers = [Layer(f"fc{i}.weight", "parameter", i, (8, 8), trainable=i >= frozen) for i in range(8)]
+    return History.of(train_loss=losses, layers=layers, **values)
 
 
 class VanishingGradient(Rule):
@@ -90,38 +97,12 @@ class VanishingGradient(Rule):
             ],
         )
 
-    sick: ClassVar = (
-        History.of(
-            train_loss=[2.3] * 80,
-            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
-            **{f"fc{i}.weight__gradient_norm": [10.0 ** (i - 8)] * 80 for i in range(8)},
-        ),
-    )
+    sick: ClassVar = (_deep([2.3] * 80, lambda i: 10.0 ** (i - 8)),)
     healthy: ClassVar = (
-        # converged: all gradients have become small together
-        History.of(
-            train_loss=[2.3] * 10 + [1e-6] * 70,
-            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
-            **{f"fc{i}.weight__gradient_norm": [1e-9] * 80 for i in range(8)},
-        ),
-        # a small ratio that every deep net has
-        History.of(
-            train_loss=[2.3] * 80,
-            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
-            **{f"fc{i}.weight__gradient_norm": [10.0 ** ((i - 8) / 4)] * 80 for i in range(8)},
-        ),
-        # a large ratio in a run that learns
-        History.of(
-            train_loss=list(np.linspace(2.3, 0.3, 80)),
-            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
-            **{f"fc{i}.weight__gradient_norm": [10.0 ** (i - 8)] * 80 for i in range(8)},
-        ),
-        # frozen on purpose
-        History.of(
-            train_loss=[2.3] * 80,
-            layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8), trainable=i > 5) for i in range(8)],
-            **{f"fc{i}.weight__gradient_norm": [1e-9 if i < 6 else 1.0] * 80 for i in range(8)},
-        ),
+        _deep([2.3] * 10 + [1e-6] * 70, lambda i: 1e-9),  # converged: all gradients have become small together
+        _deep([2.3] * 80, lambda i: 10.0 ** ((i - 8) / 4)),  # a small ratio that every deep net has
+        _deep(list(np.linspace(2.3, 0.3, 80)), lambda i: 10.0 ** (i - 8)),  # a large ratio in a run that learns
+        _deep([2.3] * 80, lambda i: 1e-9 if i < 6 else 1.0, frozen=6),  # frozen on purpose
     )
 
 
