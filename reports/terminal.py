@@ -90,9 +90,19 @@ def verdict(report: Report) -> str:
     (first_kind, first_count), *others = [(kind, count) for kind, count in counts.items() if count]
     what = f"{counted(first_count, 'thing')} {first_kind}"
     what += "".join(f", {count} {kind}" for kind, count in others)
-    what += f": {roots[0].name} since step {roots[0].step:,}"
-    what += f", then {listed([other.name for other in roots[1:]], 2)}" if roots[1:] else ""
+    what += f": {listed(_grouped(roots), 3)}"
     return what + (f" ({counted(explained, 'more finding')} explained by {_these(roots)})" if explained else "")
+
+
+def _grouped(findings: Sequence[Finding]) -> list[str]:
+    """Each illness once, with its onset, or how often it was found and the first onset."""
+    onsets: dict[str, list[int]] = {}
+    for finding in findings:
+        onsets.setdefault(f"{finding.code} {finding.name}", []).append(finding.step)
+    return [
+        f"{illness} since step {min(steps):,}" + (f" ({len(steps):,} times)" if len(steps) > 1 else "")
+        for illness, steps in onsets.items()
+    ]
 
 
 def _these(roots: Sequence[Finding]) -> str:
@@ -104,9 +114,8 @@ def summary(report: Report) -> Text:
     name = report.severity.value if report.severity else "fine" if report.checked else "not judged"
     text = Text(f"{name:<10} ", style=STYLES[report.severity] if report.checked or report.findings else "bold magenta")
     text.append(printable(report.path) or "this run", style="default not bold")
-    roots = [f"{finding.code} {finding.name} since step {finding.step:,}" for finding in report.roots]
-    if roots:
-        text.append(": " + listed(roots, 2), style="not bold")
+    if report.findings:
+        text.append(": " + listed(_grouped(report.roots), 2), style="not bold")
     elif not report.checked:
         text.append(": nothing in it that a rule needs", style="not bold")
     return text
@@ -131,8 +140,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     style = STYLES[report.severity] if report.checked or report.findings else "bold magenta"
     yield Text(printable(verdict(report)), style=style)
     yield from _curve(report)
+    advised: set[str] = set()
     for shown, finding in enumerate(report.roots):
-        yield from _finding(report, finding, full=shown < FULL)
+        yield from _finding(report, finding, full=shown < FULL, advise=finding.advice not in advised)
+        advised.add(finding.advice)
     yield from _treatments(report.treatments)
     yield from _advised(report)
     yield from _block("refused", ((remedy, reason) for remedy, reason in report.refused))
@@ -183,7 +194,8 @@ def _curve(report: Report) -> Iterator[Text]:
             yield text.append(f"  {number(values[0])} to {number(values[-1])}", style="dim")
 
 
-def _finding(report: Report, finding: Finding, *, full: bool) -> Iterator[RenderableType]:
+def _finding(report: Report, finding: Finding, *, full: bool, advise: bool) -> Iterator[RenderableType]:
+    """A root with all that belongs to it; in short where ``full`` is not set, without advice that was given above."""
     head = Text("\n" if full else "", style=STYLES[finding.severity])
     head.append(f"{finding.severity.value} {finding.code} {printable(finding.name)}")
     head.append(f"  since step {finding.step:,}", style="dim not bold")
@@ -200,8 +212,8 @@ def _finding(report: Report, finding: Finding, *, full: bool) -> Iterator[Render
         [
             ("evidence", "; ".join(map(evidence_text, finding.evidence))),
             ("where", listed(finding.where)),
-            ("do", printable(finding.advice)),
-            ("remedies", listed(finding.remedies, 6)),
+            ("do", printable(finding.advice) if advise else "as above"),
+            ("remedies", listed(finding.remedies, 6) if advise else ""),
             *(("explains", line) for line in _explained(report, finding, seen=())),
         ]
     )

@@ -1,0 +1,353 @@
+"""The command line: what it says, its exit codes, one clear line for every error, and how fast it starts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+import trainmedic.analysis
+from trainmedic import catalog
+from trainmedic.cli import main
+from trainmedic.diagnose.judge import catalogue
+from trainmedic.history import History
+from trainmedic.readers import find
+from trainmedic.remedies.remedy import pharmacy
+from trainmedic.reports.report import Report
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+SCHEMA = json.loads(files("trainmedic.reports").joinpath("trainmedic.schema.json").read_text())
+HEALTHY = "step,loss,val_loss\n" + "".join(f"{i},{1 / (i + 1)},{1.1 / (i + 1)}\n" for i in range(40))
+SICK = "step,loss,val_loss\n" + "".join(f"{i},{1 / (i + 1) if i < 30 else 'nan'},{1 / (i + 1)}\n" for i in range(40))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def error_of(result: Result) -> str:
+    """The one line that a failed command must print, and nothing else."""
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("trainmedic: error: ")
+    return line.removeprefix("trainmedic: error: ")
+
+
+@pytest.fixture
+def healthy(tmp_path: Path) -> Path:
+    path = tmp_path / "healthy.csv"
+    path.write_text(HEALTHY)
+    return path
+
+
+@pytest.fixture
+def sick(tmp_path: Path) -> Path:
+    path = tmp_path / "sick.csv"
+    path.write_text(SICK)
+    return path
+
+
+# -- analyze -----------------------------------------------------------------------------------------------------
+
+
+def test_a_healthy_log_is_fine(healthy: Path) -> None:
+    result = run("analyze", healthy)
+    assert result.exit_code == 0
+    assert "nothing wrong found" in result.stdout
+    assert result.stderr == ""
+
+
+def test_a_sick_log_is_diagnosed(sick: Path) -> None:
+    result = run("analyze", sick)
+    assert result.exit_code == 1
+    assert "TM101 non-finite  since step 30" in result.stdout
+
+
+def test_the_overfitting_sample() -> None:
+    result = run("analyze", SAMPLES / "huggingface" / "trainer_state.json")
+    assert result.exit_code == 1
+    assert "TM501 overfitting" in result.stdout
+
+
+def test_json_fits_the_schema_and_is_worst_first(sick: Path, healthy: Path) -> None:
+    result = run("analyze", sick.parent, "--format", "json")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    jsonschema.validate(content, SCHEMA)
+    assert [Path(entry["path"]).name for entry in content["runs"]] == ["sick.csv", "healthy.csv"]
+    assert content["runs"][0]["findings"][0]["code"] == "TM101"
+    assert content["runs"][0]["names"] == {"train/loss": "loss", "validation/loss": "val_loss"}
+
+
+def test_several_runs_have_one_line_each_and_a_path_given_twice_counts_once(sick: Path, healthy: Path) -> None:
+    lines = run("analyze", healthy, sick, sick.parent).stdout.splitlines()
+    assert lines[0].startswith(f"error      {sick}: TM101 non-finite since step 30")
+    assert lines[1] == f"fine       {healthy}"
+    assert lines[2] == ""
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [("error", 1), ("warning", 1), ("info", 1), ("never", 0)])
+def test_fail_on(sick: Path, fail_on: str, code: int) -> None:
+    assert run("analyze", sick, "--fail-on", fail_on).exit_code == code
+
+
+def test_select_and_ignore(sick: Path) -> None:
+    assert run("analyze", sick, "--ignore", "TM101").exit_code == 0
+    assert run("analyze", sick, "--select", "non-finite,TM501").exit_code == 1
+    assert run("analyze", sick, "--select", "TM501", "--select", "TM101").exit_code == 1
+
+
+def test_settings_of_a_file(sick: Path, tmp_path: Path) -> None:
+    file = tmp_path / "medic.toml"
+    file.write_text('ignore = ["non-finite"]\n')
+    assert run("analyze", sick, "--settings", file).exit_code == 0
+    file.write_text('ignor = ["non-finite"]\n')
+    assert "unknown setting 'ignor'; did you mean 'ignore'?" in error_of(run("analyze", sick, "--settings", file))
+
+
+def test_output_goes_to_a_file(sick: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = run("analyze", sick, "--format", "json", "-o", out)
+    assert result.stdout == ""
+    jsonschema.validate(json.loads(out.read_text()), SCHEMA)
+    assert run("analyze", sick, "-o", tmp_path / "out.txt").exit_code == 1
+    assert "TM101" in (tmp_path / "out.txt").read_text(encoding="utf-8")
+    text = error_of(run("analyze", sick, "-o", tmp_path / "none" / "out.json"))
+    assert text.endswith("out.json': No such file or directory")
+
+
+def test_a_log_that_no_rule_can_judge_is_not_called_fine(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n")
+    result = run("analyze", path)
+    assert result.exit_code == 2
+    assert "could not judge" in result.stdout
+
+
+def test_one_unreadable_file_beside_a_healthy_one(healthy: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "trainer_state.json"
+    broken.write_text("{")
+    result = run("analyze", healthy, broken, "--format", "json")
+    assert result.exit_code == 2
+    content = json.loads(result.stdout)
+    jsonschema.validate(content, SCHEMA)
+    assert content["unreadable"][0]["path"] == str(broken)
+    assert "not valid JSON (cut off?)" in content["unreadable"][0]["reason"]
+    assert result.stderr.startswith(f"trainmedic: error: {broken}: not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["analyze", "nowhere"], "nowhere: there is no such file or directory"),
+        (["analyze"], "Missing argument 'PATH...'. (see: trainmedic analyze --help)"),
+        (["analyze", "x", "--select", "TM20"], "unknown rule 'TM20'; did you mean 'TM20"),
+        (["analyze", "x", "--settings", "none.toml"], "settings file 'none.toml' does not exist"),
+        (["analyze", "x", "--fail-on", "fatal"], "Invalid value for '--fail-on': 'fatal' is not one of"),
+        (
+            ["explain", "overfiting"],
+            "no rule or remedy 'overfiting'; did you mean 'overfitting'? (see: trainmedic",
+        ),
+        (["explain", "clip-gradient"], "no rule or remedy 'clip-gradient'; did you mean 'clip-gradients'?"),
+        (["analyse", "x"], "No such command 'analyse'"),
+        (["report", "nowhere"], "nowhere: there is no such file or directory"),
+        (
+            ["demo", "vanish"],
+            "'vanish' is not one of 'vanishing', 'exploding', 'dead', 'overfitting'. (see: ",
+        ),
+    ],
+)
+def test_every_mistake_is_one_clear_line(arguments: list[str], text: str) -> None:
+    assert text in error_of(run(*arguments))
+
+
+def test_hostile_names_only_stand_there(tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[31mrun [red].csv"
+    path.write_text("step,loss,\x1b[2J<script>[red]\n" + "".join(f"{i},nan,1\n" for i in range(9)))
+    for form in ("text", "json"):
+        result = run("analyze", path, "--format", form)
+        assert "\x1b" not in result.output
+        assert "[red]" in result.stdout
+    path.write_text("\x1b[2J")
+    assert "\\x1b[31mrun [red].csv: no reader knows it" in error_of(run("analyze", path))
+
+
+def test_analyze_takes_the_shared_functions(sick: Path) -> None:
+    history = trainmedic.read(sick)[0]
+    assert [finding.code for finding in trainmedic.examine(history)] == ["TM101"]
+    assert trainmedic.examine(history, {"ignore": "TM101"}) == []
+    assert [report.path for report in trainmedic.analysis.analyze(sick.parent)] == [str(sick)]
+    with pytest.raises(trainmedic.UsageError, match="examine\\(\\) needs a History"):
+        trainmedic.examine([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(trainmedic.UnreadableError, match="no such file"):
+        trainmedic.analysis.analyze(sick.parent / "nothing")
+
+
+# -- a watched run -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logdir(tmp_path: Path) -> Path:
+    history = History.of(train_loss=[1.0] * 20 + [float("nan")] * 20)
+    history.save(tmp_path / "run" / "history.npz")
+    told = Report.from_history(history, cost={"seconds": 1.5, "share": 0.004, "measured": 40, "steps": 40})
+    (tmp_path / "run" / "trainmedic.json").write_text(told.to_json())
+    return tmp_path / "run"
+
+
+def test_a_watched_run_is_judged_again_with_what_the_medic_told(logdir: Path) -> None:
+    (entry,) = json.loads(run("analyze", logdir, "--format", "json").stdout)["runs"]
+    assert (entry["path"], entry["format"]) == (str(logdir), "trainmedic")
+    assert entry["cost"]["share"] == 0.004
+    assert [finding["code"] for finding in entry["findings"]] == ["TM101"]
+
+
+def test_the_report_of_a_watched_run_is_shown_as_it_was_given(logdir: Path) -> None:
+    result = run("report", logdir)
+    assert result.exit_code == 0
+    assert "TM101 non-finite" in result.stdout
+    assert "watching cost 0.4 % of the time" in result.stdout
+    jsonschema.validate(json.loads(run("report", logdir, "--format", "json").stdout), SCHEMA)
+
+
+def test_a_broken_report_does_not_hide_the_run(logdir: Path) -> None:
+    (logdir / "trainmedic.json").write_text('{"version": 1, "runs": [{"findings": [{}]}]}')
+    result = run("analyze", logdir)
+    assert result.exit_code == 1
+    assert "what the medic reported of this run cannot be read" in result.stdout
+    assert f"{logdir}: " in error_of(run("report", logdir))
+
+
+def test_report_of_another_log_says_what_to_use(healthy: Path) -> None:
+    assert "for other logs use: trainmedic analyze" in error_of(run("report", healthy))
+
+
+# -- the catalogue -----------------------------------------------------------------------------------------------
+
+
+def test_the_catalogue_says_of_rules_what_the_classes_say() -> None:
+    assert [entry["code"] for entry in catalog.rules()] == [rule.code for rule in catalogue()]
+    for entry, rule in zip(catalog.rules(), catalogue(), strict=True):
+        assert entry["name"] == rule.name
+        assert entry["severity"] == rule.severity
+        assert entry["root"] == rule.root.name.lower().replace("_", " ")
+        assert tuple(entry["needs"]) == rule.needs
+        assert tuple(entry["remedies"]) == rule.remedies
+        assert tuple(entry["explains"]) == rule.explains
+        assert entry["advice"] == rule.advice
+        assert entry["sections"] == rule.sections()
+        assert_same_fields(entry, rule)
+
+
+def test_the_catalogue_says_of_remedies_what_the_classes_say() -> None:
+    assert [entry["name"] for entry in catalog.remedies()] == [remedy.name for remedy in pharmacy()]
+    for entry, remedy in zip(catalog.remedies(), pharmacy(), strict=True):
+        assert entry["safety"] == remedy.safety
+        assert tuple(entry["treats"]) == remedy.treats
+        assert entry["sections"] == remedy.sections()
+        assert_same_fields(entry, remedy)
+
+
+def assert_same_fields(entry: dict[str, Any], model: Any) -> None:
+    properties = model.model_json_schema().get("properties", {})
+    assert [field["name"] for field in entry["fields"]] == list(properties)
+    limits = {">=": "minimum", ">": "exclusiveMinimum", "<=": "maximum", "<": "exclusiveMaximum"}
+    for field in entry["fields"]:
+        known = properties[field["name"]]
+        default = field["default"]
+        assert (list(default) if isinstance(default, tuple) else default) == known["default"]
+        assert field["description"] == known.get("description", "")
+        given = dict(part.split(" ") for part in field["range"].split(" and ") if part)
+        assert {limits[sign]: float(bound) for sign, bound in given.items()} == {
+            key: known[key] for key in limits.values() if key in known
+        }
+
+
+@pytest.mark.parametrize("what", ["rules", "remedies"])
+def test_the_catalogue_is_listed(what: str) -> None:
+    listed = run(what)
+    entries = json.loads(run(what, "--format", "json").stdout)[what]
+    assert listed.exit_code == 0
+    assert len(entries) > 3
+    for entry in entries:
+        assert entry["name"] in listed.stdout
+
+
+def test_explain_tells_all_of_a_rule_or_a_remedy() -> None:
+    by_code, by_name = run("explain", "tm201"), run("explain", "vanishing-gradient")
+    assert by_code.stdout == by_name.stdout
+    for heading in ("What it is:", "Why it is bad:", "Usual causes:", "Formula:", "Known limits:", "Source:", "Needs:"):
+        assert heading in by_code.stdout
+    assert "Thresholds:\n  decades = " in by_code.stdout
+    assert "clip-gradients (remedy, safe)" in run("explain", "clip-gradients").stdout
+    assert json.loads(run("explain", "TM501", "--format", "json").stdout)["code"] == "TM501"
+
+
+# -- errors, speed -----------------------------------------------------------------------------------------------
+
+
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_on_demand(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("of all\nthings")
+
+    monkeypatch.setattr("trainmedic.analysis.reports_of", fail)
+    monkeypatch.setenv("TRAINMEDIC_DEBUG", "0")
+    text = error_of(run("analyze", healthy))
+    assert text.startswith(
+        "unexpected ZeroDivisionError: of all things; this is a mistake in trainmedic, please report"
+    )
+    assert isinstance(run("--debug", "analyze", healthy).exception, ZeroDivisionError)
+
+
+def test_an_interrupted_command_says_so(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainmedic.analysis.reports_of", interrupt)
+    result = run("analyze", healthy)
+    assert result.exit_code == 130
+    assert result.stderr.split() == ["trainmedic:", "interrupted"]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from trainmedic.cli import main; main()", *map(str, arguments)]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no shell")
+def test_a_reader_that_stops_listening_is_no_error() -> None:
+    with subprocess.Popen(command("rules"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def imported(*arguments: object) -> set[str]:
+    """The top-level packages that a command imports."""
+    with_times = [sys.executable, "-X", "importtime", *command(*arguments)[1:]]
+    result = subprocess.run(with_times, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    return {line.split("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines() if line.count("|") == 2}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["rules"], ["remedies"], ["explain", "TM201"]])
+def test_the_catalogue_imports_nothing_large(arguments: list[str]) -> None:
+    assert not imported(*arguments) & {"torch", "scipy", "tensorboard", "numpy", "pydantic", "rich"}
+
+
+def test_analyze_imports_neither_torch_nor_tensorboard(sick: Path) -> None:
+    assert not imported("analyze", sick) & {"torch", "tensorboard"}
+
+
+def test_the_sources_are_found_by_their_folder() -> None:
+    assert {source.reader.name for source in find(SAMPLES)} == {"csv", "trainer_state"}
