@@ -1,127 +1,151 @@
 """Insert a batch norm before each activation."""
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from trainmedic.diagnose import Finding
-from trainmedic.history import History, Layer
 from trainmedic.remedies.change import Change, Safety
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
+from trainmedic.remedies.run import Run
 
 if TYPE_CHECKING:
-    from trainmedic.remedies.run import Run
-
-LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
-NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
+    from trainmedic.remedies._layers import Link
 
 
 class InsertBatchnorm(Remedy):
     """Give each linear layer and convolution that feeds an activation a batch norm between the two.
 
     The model changes in place: the norm becomes the child `medic_norm` of the layer, all names and keys stay, new ones
-    are added, and the norm's parameters join the optimizer's group that holds the layer's weight.
+    are added, and the norm's parameters join the optimizer's group that holds the layer's weight. Averages of the
+    model (`AveragedModel`) get the same norms. States of the model saved before still load; states of the optimizer
+    saved before do not, and `prescription.json` is needed to load a treated checkpoint into a fresh model.
 
-    Safety: unsafe. Changes the architecture and what the model computes, at once.
+    Safety: unsafe. It changes the architecture and what the model computes, at once.
     Works when: signals or gradients shrink or grow from layer to layer.
-    Does not help: batches of one or two samples; recurrent layers; a model that is normalised already.
+    Does not help: batches of a few samples; recurrent layers; a model that is normalised already.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
 
-    treats: ClassVar = ("vanishing-gradient", "exploding-gradient", "bad-initialization")
-    safety: ClassVar = Safety.UNSAFE
-
-    least_layers: int = Field(2, ge=1, description="layers to norm below which there is nothing to do")
+    treats: ClassVar[tuple[str, ...]] = ("vanishing-gradient", "exploding-gradient", "bad-initialization")
+    safety: ClassVar[Safety] = Safety.UNSAFE
+    least_layers: int = Field(2, ge=1, description="layers to norm below which there is nothing to gain")
     least_batch: int = Field(4, ge=2, description="samples in a batch below which its statistics are noise")
 
-    def propose(self, finding: Finding, run: "Run") -> Change | None:
-        from trainmedic.remedies._surgery import check_surgery
+    def propose(self, finding: Finding, run: Run) -> Change | None:
+        from trainmedic.remedies._layers import as_code
+        from trainmedic.remedies._surgery import check_models, check_optimizers
 
-        if int(run.history.facts.get("batch_size", self.least_batch)) < self.least_batch:
-            return None
-        targets = self._targets(run)
-        if len(targets) < self.least_layers:
-            return None
-        check_surgery(run)
-        first = targets[0]
+        check_models(run)
+        check_optimizers(run)
+        layers = self._layers(run)
+        several = len(run.models) > 1
+        lines = [
+            f"{(code := as_code(name, several))} = nn.Sequential({code}, nn.{kind}({units}))"
+            for name, (kind, units) in layers.items()
+        ]
         return Change(
             remedy=self.name,
-            target=tuple(targets),
-            after="batch norm before the activation",
-            summary=f"a batch norm inserted after {first} and {len(targets) - 1} more layers, before their activations",
-            code=f"# in the model's __init__, and in forward between the layer and its activation, for {_listed(targets)}:\n"
-            f"{_identifier(first)}_norm = nn.BatchNorm1d({_identifier(first)}.out_features)  # BatchNorm2d after Conv2d",
+            target=tuple(layers),
+            after={name: {"norm": kind, "units": units} for name, (kind, units) in layers.items()},
+            summary=f"batch norm inserted between {_listed(list(layers))} and the activations after them",
+            code="# before the optimizer is made\n" + "\n".join(lines),
         )
 
-    def _targets(self, run: "Run") -> list[str]:
-        """Layers that feed an activation or another layer without a norm in between: not the last one of a model."""
-        live = dict(run.modules())
-        times = Counter(id(module) for _, model in run.named_models() for module in _all_places(model))
-        targets = []
-        for chain in _chains(run.history):
-            for layer, following in zip(chain, chain[1:], strict=False):
-                module = live.get(layer.name)
-                if layer.kind in LAYERS and type(module).__name__ == layer.kind and not _is_norm(following):
-                    if times[id(module)] > 1:
-                        raise Refused(f"insert-batchnorm: {layer.name} stands in several places of the model")
-                    targets.append(layer.name)
-        return targets
+    def _layers(self, run: Run) -> dict[str, tuple[str, int]]:
+        """Each layer to norm, with the kind of its norm and its units; raises ``Refused`` where that cannot be."""
+        from trainmedic.remedies._layers import Role, chains, units_of
+        from trainmedic.remedies._surgery import NORMED, check_layer
 
-    def apply(self, change: Change, run: "Run") -> Undo:
-        from trainmedic.remedies._surgery import add_norm, check_surgery
+        batch = run.history.facts.get("batch_size")
+        if batch is not None and int(batch) < self.least_batch:
+            raise Refused(f"batches of {batch} samples are too small to normalise over")
+        found = chains(run)
+        targets = [link for chain in found for link in _before_activations(chain, run)]
+        if not targets and any(link.role is Role.RECURRENT for chain in found for link in chain):
+            raise Refused("the model is recurrent: a norm over batches would mix its time steps")
+        if len(targets) < self.least_layers:
+            raise Refused(
+                f"{len(targets)} layer(s) feed an activation without a norm: at least {self.least_layers} needed"
+            )
+        places = _places(run)
+        layers = {}
+        for link in targets:
+            assert link.module is not None
+            check_layer(link.name, link.module, run, places=places[id(link.module.weight)])
+            layers[link.name] = NORMED[type(link.module)][1].__name__, units_of(link.module)
+        return layers
 
-        check_surgery(run)
-        live = dict(run.modules())
-        missing = [name for name in change.target if type(live.get(name)).__name__ not in LAYERS]
-        if missing:
-            raise Refused(f"insert-batchnorm: no plain layer named {missing[0]}")
-        undos: list[Undo] = []
+    def apply(self, change: Change, run: Run) -> Undo:
+        from trainmedic.remedies._layers import modules, units_of
+        from trainmedic.remedies._surgery import NORMED, add_norms, check_layer, check_models, check_optimizers
 
-        def undo() -> None:
-            while undos:
-                undos.pop()()
-
-        try:
-            for name in change.target:
-                undos.append(add_norm(live[name], run.optimizers))
-        except BaseException:
-            undo()
-            raise
-        return undo
-
-
-def _chains(history: History) -> list[list[Layer]]:
-    """Modules that ran, in the order of execution, one list per model, each without its output layer and what follows."""
-    several = int(history.facts.get("models", 1)) > 1
-    chains: dict[str, list[Layer]] = {}
-    for layer in sorted(history.architecture.values(), key=lambda layer: layer.order):
-        if layer.order >= 0 and layer.kind not in ("parameter", "function"):
-            chains.setdefault(layer.name.split(".")[0] if several else "", []).append(layer)
-    for chain in chains.values():
-        last = max((i for i, layer in enumerate(chain) if layer.kind in LAYERS), default=0)
-        del chain[last + 1 :]  # the output layer stays as the end of the chain, and is never a target itself
-    return list(chains.values())
+        check_models(run)
+        check_optimizers(run)
+        live, places = modules(run), _places(run)
+        for name in change.target:
+            layer = live.get(name)
+            if type(layer) not in NORMED:
+                raise Refused(f"there is no plain linear layer or convolution named {name!r}")
+            assert layer is not None
+            if units_of(layer) != change.after[name]["units"]:
+                raise Refused(f"{name} has {units_of(layer)} units, not {change.after[name]['units']}")
+            check_layer(name, layer, run, places=places[id(layer.weight)])
+        return add_norms(run, change.target, live)
 
 
-def _is_norm(layer: Layer) -> bool:
-    return layer.kind.startswith(NORMS)
+def _before_activations(chain: "list[Link]", run: Run) -> "list[Link]":
+    """Layers of one model between which and the activation after them a norm can stand; never its last layer.
+
+    Activations that are functions are only known where they are rectifiers. In a plain chain without any known one,
+    every layer but the last is taken to feed one.
+    """
+    from trainmedic.remedies._layers import Role, activation_after
+
+    inner = [i for i, link in enumerate(chain) if link.role is Role.WEIGHTS][:-1]
+    fed = {i: activation_after(chain, i) for i in inner}
+    plain = not any(fed.values()) and all(link.role not in (Role.NORM, Role.RECURRENT, Role.OPAQUE) for link in chain)
+    return [
+        chain[i]
+        for i in inner
+        if (plain or fed[i] not in (None, "softmax", "log_softmax"))
+        and not _normed_before_activation(chain, i)
+        and _fits(chain[i], run)
+    ]
 
 
-def _all_places(model: object) -> Iterable[object]:
-    """Every place in a model that holds a module; a shared module comes up several times."""
+def _normed_before_activation(chain: "list[Link]", at: int) -> bool:
+    from trainmedic.remedies._layers import Role, until_weights
+
+    roles = [link.role for link in until_weights(chain, at)]
+    before = roles[: roles.index(Role.ACTIVATION)] if Role.ACTIVATION in roles else roles
+    return Role.NORM in before
+
+
+def _fits(link: "Link", run: Run) -> bool:
+    """Whether a layer is of a kind that can be normed, trains, and is called as a module by what it is part of."""
     from torch import nn
 
-    assert isinstance(model, nn.Module)
-    return [child for module in model.modules() for child in module._modules.values() if child is not None]
+    from trainmedic.remedies._layers import modules
+    from trainmedic.remedies._surgery import NORMED
+
+    if type(link.module) not in NORMED or not link.module.weight.requires_grad:  # type: ignore[union-attr]
+        return False
+    live, parts = modules(run), link.name.split(".")
+    around = [live.get(".".join(parts[:n])) for n in range(1, len(parts))]
+    return not any(isinstance(part, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) for part in around)
+
+
+def _places(run: Run) -> Counter[int]:
+    """In how many places of the models each weight stands."""
+    return Counter(
+        id(weight)
+        for _, model in run.named_models()
+        for _, module in model.named_modules(remove_duplicate=False)
+        if (weight := module._parameters.get("weight")) is not None
+    )
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _identifier(name: str) -> str:
-    """A layer's name as code: ``model.fc1``, ``model[0]``."""
-    parts = name.split(".")
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)

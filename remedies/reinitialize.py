@@ -1,161 +1,187 @@
 """Draw weights anew."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from trainmedic.diagnose import Finding
-from trainmedic.history import History, Layer
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.remedy import Remedy, Undo
+from trainmedic.remedies.remedy import Refused, Remedy, Undo
+from trainmedic.remedies.run import Run
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from trainmedic.remedies.run import Run
-
-LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "NormedLinear", "NormedConv1d", "NormedConv2d", "NormedConv3d")
-
-
-class Reinitialize(Remedy):
-    """Draw the weights of whole layers anew, He-normal before rectifiers and Xavier-normal elsewhere, biases zero.
-
-    Of layers with dead rectifiers those that feed them are drawn; where at most half of the units are dead, only the
-    rows of these units, with their outgoing weights set to zero so that the output is what it was. For gradients that
-    vanish or explode every layer of the model is drawn. The optimizer's state for what is drawn is cleared. The draw has
-    a generator of its own, seeded by the step: the user's random numbers are not touched.
-
-    Safety: unsafe. What the layer had learnt is lost.
-    Works when: units are dead, or the weights were drawn too small or too large for the depth.
-    Does not help: a learning rate that kills the units again (lower-learning-rate as well).
-    Source: He et al. 2015, arXiv:1502.01852; Glorot and Bengio 2010; dead units as in Sokar et al. 2023, arXiv:2302.12902.
-    """
-
-    treats: ClassVar = ("dead-relu", "vanishing-gradient", "exploding-gradient", "bad-initialization")
-    safety: ClassVar = Safety.UNSAFE
-
-    whole_layer: float = Field(0.5, ge=0, le=1, description="share of dead units from which the whole layer is drawn")
-
-    def propose(self, finding: Finding, run: "Run") -> Change | None:
-        targets = self._targets(finding, run)
-        if not targets:
-            return None
-        first = _identifier(next(iter(targets)))
-        return Change(
-            remedy=self.name,
-            target=tuple(targets),
-            after=targets,
-            summary=f"weights drawn anew: {', '.join(list(targets)[:4])}"
-            + (f" and {len(targets) - 4} more" if len(targets) > 4 else ""),
-            code=f'nn.init.kaiming_normal_({first}.weight, nonlinearity="relu")\nnn.init.zeros_({first}.bias)',
-        )
-
-    def _targets(self, finding: Finding, run: "Run") -> dict[str, dict[str, Any]]:
-        """Layers to draw: the gain to draw with, and the dead units, where not the whole layer is drawn."""
-        chain = _chain(run.history)
-        if finding.name != "dead-relu":
-            return {
-                layer.name: {"activation": _activation(chain, i)} for i, layer in enumerate(chain) if _draws(layer, run)
-            }
-        targets: dict[str, dict[str, Any]] = {}
-        for rectifier in finding.where:
-            feeding = _feeding(chain, rectifier, run.history)
-            if feeding is None or not _draws(feeding, run):
-                continue
-            targets[feeding.name] = {"activation": "relu"}
-            mask = run.dead_units(rectifier) if run.dead_units is not None else None
-            if mask is not None and 0 < float(mask.float().mean()) <= self.whole_layer:
-                targets[feeding.name] |= {"units": mask.nonzero().flatten().tolist(), "next": _after(chain, feeding)}
-        return targets
-
-    def apply(self, change: Change, run: "Run") -> Undo:
-        import torch
-
-        from trainmedic.remedies._state import State
-
-        live = dict(run.modules())
-        generator = torch.Generator().manual_seed(run.step)
-        before = State.capture(run)
-        try:
-            for name, how in change.after.items():
-                following = live.get(how["next"]) if how.get("next") else None
-                _draw(live[name], how, following, run.optimizers, generator)
-        except BaseException:
-            before.restore(run)
-            raise
-        return lambda: before.restore(run, clocks=False)
-
-
-def _chain(history: History) -> list[Layer]:
-    """Modules and functions that ran, in the order of execution."""
-    ran = [layer for layer in history.architecture.values() if layer.order >= 0 and layer.kind != "parameter"]
-    return sorted(ran, key=lambda layer: (layer.order, layer.kind == "function"))
-
-
-def _draws(layer: Layer, run: "Run") -> bool:
-    return layer.kind in LAYERS and layer.trainable
-
-
-def _activation(chain: list[Layer], i: int) -> str:
-    return next((layer.activation for layer in chain[i + 1 : i + 4] if layer.activation), "linear")
-
-
-def _feeding(chain: list[Layer], rectifier: str, history: History) -> Layer | None:
-    """The last layer with weights that ran before a rectifier."""
-    at = next((i for i, layer in enumerate(chain) if layer.name == rectifier), None)
-    if at is None:
-        return None
-    return next((layer for layer in reversed(chain[:at]) if layer.kind in LAYERS), None)
-
-
-def _after(chain: list[Layer], layer: Layer) -> str | None:
-    at = chain.index(layer)
-    return next((later.name for later in chain[at + 1 :] if later.kind in LAYERS), None)
-
-
-def _draw(layer: Any, how: dict[str, Any], following: Any, optimizers: Any, generator: Any) -> None:
     import torch
     from torch import nn
 
-    with torch.no_grad():
-        fresh = torch.empty(layer.weight.shape, dtype=torch.float32)
-        if how["activation"] in ("relu", "leaky_relu", "gelu", "silu", "elu"):
-            nn.init.kaiming_normal_(fresh, nonlinearity="relu", generator=generator)
-        else:
-            nn.init.xavier_normal_(fresh, generator=generator)
-        units = how.get("units")
-        rows: Any = slice(None) if units is None else torch.tensor(units)
-        layer.weight[rows] = fresh.to(layer.weight)[rows]
-        if layer.bias is not None:
-            layer.bias[rows] = 0
-        for parameter in (layer.weight, layer.bias):
-            _clear(parameter, rows, optimizers)
-        for columns in _columns(layer, following, units):
-            following.weight[:, columns] = 0
+    from trainmedic.remedies._drawing import Ledger
+    from trainmedic.remedies._layers import Link
+
+Plan = dict[str, dict[str, Any]]
+"""By layer: ``draw`` (the scheme); for single units also ``units``, ``norms`` and ``next`` (a layer, or null)."""
 
 
-def _columns(layer: "nn.Module", following: Any, units: list[int] | None) -> Iterator["Tensor"]:
-    """Input positions of the next layer that belong to the drawn units: set to zero, they change no output yet."""
+class Reinitialize(Remedy):
+    """Draw weights anew: He before rectifiers, Xavier elsewhere, orthogonal from step to step; biases zero.
+
+    Of dead rectifiers the layer that feeds them is drawn. Where at most half of its units are dead only those are:
+    their incoming weights are drawn, what the next layer takes from them is set to zero, so that the output stays what
+    it was until they have learnt. For gradients that vanish or explode every layer of the model is drawn. The
+    optimizer's state for what is drawn is cleared. The numbers come from a generator seeded by the step: the run's own
+    random numbers are not touched.
+
+    Safety: unsafe. What the layers had learnt is lost; early in a run that is little.
+    Works when: units are dead, or the weights were drawn too small or too large for the depth.
+    Does not help: a learning rate that kills the units again; activations that shrink every signal, such as many
+    sigmoids in a row (insert-batchnorm); biases or inputs that are wrong elsewhere.
+    Source: He et al. 2015, arXiv:1502.01852; Glorot and Bengio 2010; dead units: Sokar et al. 2023, arXiv:2302.12902.
+    """
+
+    treats: ClassVar[tuple[str, ...]] = (
+        "dead-relu",
+        "vanishing-gradient",
+        "exploding-gradient",
+        "bad-initialization",
+    )
+    safety: ClassVar[Safety] = Safety.UNSAFE
+    whole_layer: float = Field(0.5, ge=0, le=1, description="share of dead units above which the whole layer is drawn")
+
+    def propose(self, finding: Finding, run: Run) -> Change | None:
+        from trainmedic.remedies._layers import as_code
+        from trainmedic.remedies._surgery import check_alone
+
+        check_alone(run)
+        plan = self._dead(finding, run) if finding.name == "dead-relu" else _all(finding, run)
+        if not plan:
+            return None
+        several = len(run.models) > 1
+        return Change(
+            remedy=self.name,
+            target=tuple(plan),
+            after=plan,
+            summary=_summary(plan),
+            code="\n".join(line for name, how in plan.items() for line in _code(as_code(name, several), how)),
+        )
+
+    def _dead(self, finding: Finding, run: Run) -> Plan:
+        from trainmedic.remedies._layers import chains
+
+        plan: Plan = {}
+        for rectifier in finding.where:
+            for chain in chains(run):
+                at = next((i for i, link in enumerate(chain) if link.name == rectifier), None)
+                if at is not None:
+                    plan.update(self._feeding(chain, at, run))
+        return plan
+
+    def _feeding(self, chain: "list[Link]", at: int, run: Run) -> Plan:
+        """How to draw the layer that feeds the rectifier at position ``at``."""
+        from trainmedic.remedies._drawing import drawable
+        from trainmedic.remedies._layers import Role, units_of
+
+        before = next((i for i in reversed(range(at)) if chain[i].role is Role.WEIGHTS), None)
+        layer = chain[before].module if before is not None else None
+        if before is None or layer is None or not drawable(layer):
+            return {}
+        how: dict[str, Any] = {"draw": "he"}
+        norms = [link.name for link in chain[before + 1 : at] if link.role is Role.NORM]
+        mask = run.dead_units(chain[at].name) if run.dead_units is not None else None
+        if mask is not None and mask.numel() == units_of(layer):
+            dead = mask.nonzero().flatten().tolist()
+            if not dead:
+                return {}
+            if len(dead) <= self.whole_layer * mask.numel():
+                how |= {"units": dead, "next": _taking(chain, at, units_of(layer))}
+        return {chain[before].name: how | {"norms": norms}}
+
+    def apply(self, change: Change, run: Run) -> Undo:
+        import torch
+
+        from trainmedic.remedies._drawing import Ledger
+        from trainmedic.remedies._layers import modules
+        from trainmedic.remedies._surgery import check_alone
+
+        check_alone(run)
+        live = modules(run)
+        ledger = Ledger(run.optimizers)
+        generator = torch.Generator().manual_seed(run.step)
+        try:
+            for name, how in change.after.items():
+                _draw(name, how, live, ledger, generator)
+        except BaseException:
+            ledger.undo()
+            raise
+        return ledger.undo
+
+
+def _all(finding: Finding, run: Run) -> Plan:
+    """Every layer of the models that the finding names, or of all of them."""
+    from trainmedic.remedies._drawing import drawable
+    from trainmedic.remedies._layers import RECTIFIERS, Role, activation_after, chains
+
+    plan: Plan = {}
+    for chain in chains(run):
+        prefix = chain[0].name.split(".")[0] + "."
+        named = len(run.models) == 1 or not finding.where or any(name.startswith(prefix) for name in finding.where)
+        for i, link in enumerate(chain if named else []):
+            if link.role is Role.RECURRENT:
+                plan[link.name] = {"draw": "orthogonal"}
+            elif link.role is Role.WEIGHTS and link.module is not None and drawable(link.module):
+                plan[link.name] = {"draw": "he" if activation_after(chain, i) in RECTIFIERS else "xavier"}
+    return plan
+
+
+def _taking(chain: "list[Link]", at: int, units: int) -> str | None:
+    """The next layer after position ``at``, if it takes in just as many units."""
+    from trainmedic.remedies._drawing import drawable, inputs_of
+    from trainmedic.remedies._layers import Role
+
+    link = next((link for link in chain[at + 1 :] if link.role not in (Role.PASSING, Role.NORM, Role.ACTIVATION)), None)
+    if link is None or link.role is not Role.WEIGHTS or link.module is None:
+        return None
+    return link.name if drawable(link.module) and inputs_of(link.module) == units else None
+
+
+def _draw(
+    name: str, how: Mapping[str, Any], live: "Mapping[str, nn.Module]", ledger: "Ledger", generator: "torch.Generator"
+) -> None:
+    """Carry out the plan for one layer."""
     import torch
 
-    if units is not None and following is not None and following.weight.shape[1] == layer.weight.shape[0]:  # type: ignore[union-attr,index]
-        yield torch.tensor(units)
+    from trainmedic.remedies import _drawing
+
+    needed = [name, *how.get("norms", ()), *([how["next"]] if how.get("next") else [])]
+    if missing := [each for each in needed if each not in live]:
+        raise Refused(f"the model has no layer named {missing[0]!r} any more")
+    if how["draw"] == "orthogonal":
+        _drawing.redraw_recurrent(ledger, live[name], generator)
+        return
+    weight = live[name]._parameters["weight"]
+    assert weight is not None
+    units = torch.tensor(how["units"], device=weight.device) if how.get("units") else None
+    _drawing.redraw_layer(ledger, live[name], how["draw"], generator, units)
+    for norm in how.get("norms", ()):
+        _drawing.reset_norm(ledger, live[norm], units)
+    if units is not None and how.get("next"):
+        _drawing.silence_inputs(ledger, live[how["next"]], units)
 
 
-def _clear(parameter: Any, rows: Any, optimizers: Any) -> None:
-    """Forget the optimizer's averages of what was drawn: all of them, or those of single rows."""
-    for optimizer in optimizers:
-        state = optimizer.state.get(parameter)
-        if parameter is None or state is None:
-            continue
-        if isinstance(rows, slice):
-            del optimizer.state[parameter]
-            continue
-        for value in state.values():
-            if getattr(value, "shape", None) == parameter.shape:
-                value[rows] = 0
+def _summary(plan: Plan) -> str:
+    def told(name: str, how: Mapping[str, Any]) -> str:
+        return f"{len(how['units'])} dead units of {name}" if "units" in how else name
+
+    shown = [told(name, how) for name, how in list(plan.items())[:4]]
+    return "weights drawn anew: " + ", ".join(shown) + (f" and {len(plan) - 4} more" if len(plan) > 4 else "")
 
 
-def _identifier(name: str) -> str:
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
+def _code(layer: str, how: Mapping[str, Any]) -> list[str]:
+    """What a user would write to draw one layer."""
+    if "units" in how:
+        return [
+            f"fresh = nn.init.kaiming_normal_(torch.empty_like({layer}.weight))",
+            f"{layer}.weight.data[dead] = fresh[dead]  # dead: the {len(how['units'])} units that stay at zero",
+        ]
+    if how["draw"] == "orthogonal":
+        return [f"nn.init.orthogonal_({layer}.weight_hh_l0)"]
+    draw = 'kaiming_normal_({}, nonlinearity="relu")' if how["draw"] == "he" else "xavier_normal_({})"
+    return [f"nn.init.{draw.format(f'{layer}.weight')}"]

@@ -1,6 +1,6 @@
 """Skip steps whose gradients are not finite."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -8,9 +8,10 @@ from pydantic import Field
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
+from trainmedic.remedies.run import Run
 
 if TYPE_CHECKING:
-    from trainmedic.remedies.run import Run
+    import torch
 
 
 class SkipStep(Remedy):
@@ -19,70 +20,104 @@ class SkipStep(Remedy):
     Gradients are set to None, not to zero: zeroed ones still decay the weights and move Adam's averages. After
     `patience` skips in a row it lets go: a run that makes nothing else is not saved by skipping.
 
-    Safety: safe. Touches gradients only, right before the optimizer's step; waits for one flag per step.
+    Safety: safe. It touches gradients only, right before the optimizer's step; it waits for one flag per step.
     Works when: single batches give NaN or infinity while the weights are sound.
-    Does not help: weights that are not finite already, or a loss that stays so (rewind).
-    Source: three skips, then other means, is the escalation seen to work in large runs; torch.amp.GradScaler skips alike.
+    Does not help: weights that are not finite already, or a loss that stays so (rewind); under a loss scaler, which
+    skips such steps itself.
+    Source: torch.amp.GradScaler skips alike (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2).
     """
 
-    treats: ClassVar = ("non-finite",)
-    safety: ClassVar = Safety.SAFE
-
+    treats: ClassVar[tuple[str, ...]] = ("non-finite",)
+    safety: ClassVar[Safety] = Safety.SAFE
     patience: int = Field(3, ge=1, description="skips in a row after which it lets go")
 
-    def propose(self, finding: Finding, run: "Run") -> Change | None:
+    def propose(self, finding: Finding, run: Run) -> Change | None:
         if any(type(optimizer).__name__ == "LBFGS" for optimizer in run.optimizers):
-            raise Refused("skip-step: LBFGS makes its gradients inside step()")
-        if _spoilt(run, self.patience):
+            raise Refused("LBFGS computes its gradients inside step(), where they cannot be seen before it")
+        if any(isinstance(guard, Skip) for guard in run.guards) or _scaled(run) or self._too_late(run):
             return None
         return Change(
             remedy=self.name,
-            target=("gradient/norm",),
-            after=self.patience,
-            summary="steps with gradients that are not finite are skipped",
+            after={"patience": self.patience},
+            summary="steps with gradients that are not finite are skipped from now on",
             code="if all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None):\n"
             "    optimizer.step()",
         )
 
-    def apply(self, change: Change, run: "Run") -> Undo:
-        guard = SkipGuard(run, int(change.after))
+    def _too_late(self, run: Run) -> bool:
+        """Whether there is nothing left to protect: the state, or the last few losses, are not finite."""
+        if not _sound(run):
+            return True
+        if "train/loss" not in run.history:
+            return False
+        latest = run.history.series("train/loss").values[-self.patience :]
+        return len(latest) == self.patience and not bool(np.isfinite(latest).any())
+
+    def apply(self, change: Change, run: Run) -> Undo:
+        guard = Skip(run, int(change.after["patience"]))
         run.guards.append(guard)
-        return lambda: run.guards.remove(guard)
+
+        def undo() -> None:
+            if guard in run.guards:
+                run.guards.remove(guard)
+
+        return undo
 
 
-class SkipGuard:
-    """Skips; remembers at which steps in ``skipped``."""
+class Skip:
+    """Called right before an optimizer's step: it drops gradients that are not finite, with all others of that step.
 
-    def __init__(self, run: "Run", patience: int) -> None:
+    ``skipped`` holds the steps at which it did.
+    """
+
+    def __init__(self, run: Run, patience: int) -> None:
         self.run, self.patience = run, patience
         self.skipped: list[int] = []
-        self._in_a_row = 0
+        self._in_a_row: dict[int, int] = {}  # by optimizer
 
-    def __call__(self, optimizer: Any) -> None:
-        import torch
-
-        from trainmedic.hooks.parameters import dense, norms
-
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters or self._in_a_row >= self.patience:
+    def __call__(self, optimizer: "torch.optim.Optimizer") -> None:
+        if self._in_a_row.get(id(optimizer), 0) >= self.patience:
             return
-        sizes = norms([dense(parameter.grad) for parameter in parameters], float("inf"))
-        if bool(torch.isfinite(torch.stack([size.float().to(sizes[0].device) for size in sizes])).all()):
-            self._in_a_row = 0
+        if _finite_gradients(optimizer):
+            self._in_a_row[id(optimizer)] = 0
             return
-        for parameter in parameters:
-            parameter.grad = None
-        self._in_a_row += 1
-        self.skipped.append(self.run.step + 1)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        self._in_a_row[id(optimizer)] = self._in_a_row.get(id(optimizer), 0) + 1
+        self.skipped.append(self.run.step)
 
 
-def _spoilt(run: "Run", patience: int) -> bool:
-    """Whether weights, or the last few losses, are not finite: then there is nothing left to protect."""
+def _finite_gradients(optimizer: "torch.optim.Optimizer") -> bool:
+    """One flag, waited for once. The largest element is looked at, since a 2-norm of finite ones can overflow."""
     import torch
 
-    if not all(bool(torch.isfinite(parameter).all()) for _, parameter in run.parameters()):
-        return True
-    if "train/loss" not in run.history:
-        return False
-    latest = run.history.series("train/loss").values[-patience:]
-    return len(latest) == patience and not bool(np.isfinite(latest).any())
+    from trainmedic.hooks.parameters import norms
+    from trainmedic.remedies._gradients import live_gradients
+
+    with torch.no_grad():
+        gradients = live_gradients(optimizer)
+        if not gradients:
+            return True
+        largest = [each.to(gradients[0].device, torch.float32) for each in norms(gradients, float("inf"))]
+        return bool(torch.isfinite(torch.stack(largest)).all())
+
+
+def _scaled(run: Run) -> bool:
+    """Whether a loss scaler is at work."""
+    return run.scaler is not None and bool(getattr(run.scaler, "is_enabled", lambda: True)())
+
+
+def _sound(run: Run) -> bool:
+    """Whether all weights, buffers and averages of the optimizers are finite."""
+    import torch
+
+    tensors = [tensor for model in run.models for tensor in (*model.parameters(), *model.buffers())]
+    tensors += [
+        value
+        for optimizer in run.optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if not tensor.is_sparse)
