@@ -33,10 +33,15 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 class Code:
-    """Lines of code, indented and never wrapped, so that they can be copied."""
+    """Lines of code, indented and never wrapped, so that they can be copied; of very many the first ones."""
+
+    MOST = 12
 
     def __init__(self, text: str) -> None:
         self.lines = [printable(line.expandtabs(4)) for line in text.splitlines()]
+        if len(self.lines) > self.MOST:
+            more = len(self.lines) - self.MOST + 2
+            self.lines = [*self.lines[: self.MOST - 2], f"# and {more:,} lines more (all of them: --format json)"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in self.lines:
@@ -237,12 +242,12 @@ def _treatments(treatments: Sequence[Treatment]) -> Iterator[RenderableType]:
 
 def _treatment(treatment: Treatment) -> Iterator[RenderableType]:
     change = treatment.change
-    text = Text(f"  step {treatment.step:,}  ")
+    text = Text(f"step {treatment.step:,}  ")
     text.append(printable(change.remedy), style="bold")
     text.append(f" for {treatment.code} {printable(treatment.illness)}: ")
     text.append(treatment.outcome, style=OUTCOMES[treatment.outcome])
     decided = "" if treatment.decided_at is None else f" at step {treatment.decided_at:,}"
-    yield text.append(f"{decided} ({treatment.trial} trial)", style="dim")
+    yield Padding(text.append(f"{decided} ({treatment.trial} trial)", style="dim"), (0, 0, 0, 2))
     before, after = columns(treatment)
     numbers = "; ".join(f"{name} {before} {one}, {after} {other}" for name, one, other in compared(treatment))
     yield _rows([("done", printable(change.summary)), ("numbers", numbers), ("why", printable(treatment.reason))])
@@ -257,10 +262,10 @@ def _advised(report: Report) -> Iterator[RenderableType]:
 
 
 def _change(change: Change, finding: Finding | None) -> Iterator[RenderableType]:
-    text = Text(f"  {printable(change.remedy)}", style="bold")
+    text = Text(printable(change.remedy), style="bold")
     if finding:
         text.append(f" for {finding.code} {printable(finding.name)}", style="not bold")
-    yield text.append(f": {printable(change.summary)}", style="not bold")
+    yield Padding(text.append(f": {printable(change.summary)}", style="not bold"), (0, 0, 0, 2))
     yield Code(change.code)
 
 

@@ -37,6 +37,12 @@ def test_treatments_advice_and_what_was_not_done(report: Report) -> None:
     assert "812 of 900 steps measured, watching cost 0.8 % of the time" in text
 
 
+def test_very_long_code_is_cut_and_says_where_all_of_it_is(report: Report) -> None:
+    change = report.advised[0][1].model_copy(update={"code": "\n".join(f"line({i})" for i in range(100))})
+    text = dataclasses.replace(report, advised=(("f1", change),)).to_text()
+    assert "    line(9)\n    # and 90 lines more (all of them: --format json)\n" in text
+
+
 def test_a_healthy_run_is_calm_and_says_what_was_checked(calm_report: Report) -> None:
     lines = calm_report.to_text(width=200).splitlines()
     assert lines[1].startswith(
