@@ -1,6 +1,7 @@
 """Robust statistics that several rules share. All take plain arrays and hold for few values, outliers and NaN."""
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from trainmedic.history import History
@@ -27,16 +28,16 @@ def preceding_median(values: Array, window: int) -> Array:
 
     Blocks instead of a sliding window: as robust, and linear in the length of a run. NaN where nothing precedes.
     """
-    result = np.full(len(values), np.nan)
     known = np.where(np.isfinite(values), values, np.nan)
-    for i in range(1, min(len(values), 2 * window)):
-        result[i] = _median(known[max(0, i - window) : i])
+    result = np.full(len(values), np.nan)
+    early = known[: min(len(values), 2 * window)]
+    if len(early):
+        padded = np.concatenate([np.full(window, np.nan), early[:-1]])
+        result[: len(early)] = medians(sliding_window_view(padded, window))
     blocks = len(values) // window
-    if blocks > 1:
-        with np.errstate(all="ignore"):
-            medians = _medians(known[: blocks * window].reshape(blocks, window))
-        later = np.arange(2 * window, len(values))
-        result[later] = medians[later // window - 1]
+    later = np.arange(2 * window, len(values))
+    if len(later):
+        result[later] = medians(known[: blocks * window].reshape(blocks, window))[later // window - 1]
     return result
 
 
@@ -46,9 +47,9 @@ def progress(history: History, name: str = "train/loss", span: int = 10) -> tupl
     The first level is the median of the first ``span`` values, the present one that of the last ``span``, by blocks.
     """
     steps, values = history.series(name)
-    start = _median(values[:span])
+    start = median(values[:span])
     here = preceding_median(values, span)
-    here[-1] = _median(values[-span:])
+    here[-1] = median(values[-span:])
     return steps, (start - here) / max(abs(start), np.finfo(float).tiny)
 
 
@@ -56,19 +57,18 @@ def in_a_row(flags: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """Flags that end a run of at least ``count`` in a row."""
     total = np.cumsum(flags)
     before = np.concatenate([np.zeros(count, dtype=total.dtype), total])[: len(total)]
-    return flags & (total - before >= count)
+    return np.asarray(flags & (total - before >= count))
 
 
-def _median(values: Array) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else float("nan")
+def medians(rows: Array) -> Array:
+    """The median of each row's finite values (rows x values -> rows), NaN for rows without any."""
+    ordered = np.sort(np.where(np.isfinite(rows), rows, np.nan), axis=1)  # NaN sorts last
+    count = np.isfinite(ordered).sum(axis=1)
+    row = np.arange(len(rows))
+    middle = (ordered[row, np.maximum(count - 1, 0) // 2] + ordered[row, np.minimum(count // 2, rows.shape[1] - 1)]) / 2
+    return np.where(count > 0, middle, np.nan)
 
 
-def _medians(rows: Array) -> Array:
-    """The median of each row's finite values, NaN for rows without any."""
-    result = np.full(len(rows), np.nan)
-    filled = np.isfinite(rows).all(axis=1)
-    result[filled] = np.median(rows[filled], axis=1)
-    for i in np.flatnonzero(~filled):
-        result[i] = _median(rows[i])
-    return result
+def median(values: Array) -> float:
+    """The median of the finite values, NaN if there are none."""
+    return float(medians(values[None, :])[0]) if len(values) else float("nan")

@@ -18,7 +18,7 @@ from trainmedic.hooks.parameters import Updates, put_gradients
 from trainmedic.hooks.reading import Reading
 from trainmedic.hooks.schedule import Schedule
 
-Guard = Callable[[torch.optim.Optimizer], Any]
+Guard = Callable[[torch.optim.Optimizer], bool | None]
 
 
 class Probe:
@@ -225,8 +225,8 @@ class Probe:
     # -- the optimizer's step ------------------------------------------------------------------------------------
 
     def _before_step(self, index: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for guard in list(self.guards):
-            guard(optimizer)
+        if self.guards and self._rejected(optimizer):
+            self._values["optimizer/skipped"] = 1.0
         if self._off or not self.measuring:
             return
         with self._guarded("updates"):
@@ -234,6 +234,17 @@ class Probe:
             update = Updates(self._owned[index])
             update.before()
             self._updates.append(update)
+
+    def _rejected(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Ask all guards; one that fails is dismissed, and the step is taken."""
+        rejected = False
+        for guard in list(self.guards):
+            try:
+                rejected |= guard(optimizer) is True
+            except Exception as error:
+                self.guards.remove(guard)
+                self._on_error("a guard", error)
+        return rejected
 
     def _after_step(self, index: int, *_: Any) -> None:
         if not self._off and self.measuring:
@@ -271,6 +282,8 @@ class Probe:
         rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups if "lr" in group]
         for i, rate in enumerate(rates[:8]):
             self._reading.put(("optimizer/learning_rate" + (f"/{i}" if i else ""), ""), rate)
+        if self.guards:
+            self._values.setdefault("optimizer/skipped", 0.0)
         if self.scaler is not None:
             self._values["optimizer/skipped"] = float(skipped)
             scale = getattr(self.scaler, "_scale", None)

@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
     from trainmedic.remedies._state import State
 
-Guard = Callable[["torch.optim.Optimizer"], None]
-"""Called right before a step of a watched optimizer, after the user's own clipping; may touch gradients only."""
+Guard = Callable[["torch.optim.Optimizer"], "bool | None"]
+"""Called right before a step of a watched optimizer, after the user's own clipping; may touch gradients only.
+
+Returns True if it rejected the step: such steps stay out of the statistics.
+"""
 
 
 @dataclass
@@ -21,8 +24,8 @@ class Run:
 
     Models, optimizers, schedulers and scaler are the user's own live objects. ``guards`` are called before every
     optimizer step. ``healthy`` is the last state in which nothing was wrong, ``best`` the one with the best monitored
-    value; both are ``None`` until there is one. With ``advising`` a proposal is only shown, never applied: it may name a
-    state that was not kept.
+    value; both are ``None`` until there is one. With ``advising`` a proposal is only shown, never applied: it may name
+    a state that was not kept. ``dead_units`` gives, by the name of a rectifier, which of its units are dead.
     """
 
     models: Sequence["torch.nn.Module"]

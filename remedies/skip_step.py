@@ -75,17 +75,18 @@ class Skip:
         self.skipped: list[int] = []
         self._in_a_row: dict[int, int] = {}  # by optimizer
 
-    def __call__(self, optimizer: "torch.optim.Optimizer") -> None:
+    def __call__(self, optimizer: "torch.optim.Optimizer") -> bool:
         if self._in_a_row.get(id(optimizer), 0) >= self.patience:
-            return
+            return False
         if _finite_gradients(optimizer):
             self._in_a_row[id(optimizer)] = 0
-            return
+            return False
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
         self._in_a_row[id(optimizer)] = self._in_a_row.get(id(optimizer), 0) + 1
         self.skipped.append(self.run.step)
+        return True
 
 
 def _finite_gradients(optimizer: "torch.optim.Optimizer") -> bool:

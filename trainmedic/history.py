@@ -33,7 +33,7 @@ SERIES: dict[str, str] = {
     "gradient/norm": "2-norm of all gradients together, before clipping, without the loss scale",
     "gradient/nonfinite": "parameters whose gradient holds a NaN or an infinity",
     "optimizer/learning_rate": "learning rate of the first parameter group (others: .../1, .../2)",
-    "optimizer/skipped": "1 where the loss scaler skipped the step",
+    "optimizer/skipped": "1 where the loss scaler, or the medic, rejected the step",
     "optimizer/loss_scale": "scale of the loss in mixed precision",
     "time/step": "seconds from one step to the next",
     "time/data": "seconds spent waiting for the loader in that step",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
@@ -76,7 +77,10 @@ class NonFinite(Rule):
         if "train/loss" not in history:
             return None
         steps, values = history.series("train/loss")
-        bad = np.flatnonzero(~np.isfinite(values))
+        flags = ~np.isfinite(values)
+        if flags.any() and "optimizer/skipped" in history:  # a step that was rejected did no harm, unless all are
+            flags &= ~np.isin(steps, _rejected(history)) | in_a_row(flags, self.recovered)
+        bad = np.flatnonzero(flags)
         return Origin(int(steps[bad[0]]), 2, ("train/loss",), "the training loss is") if len(bad) else None
 
     def _gradients(self, history: History) -> Origin | None:
@@ -87,8 +91,7 @@ class NonFinite(Rule):
         steps, values = history.series(name)
         bad = values > 0 if name == "gradient/nonfinite" else ~np.isfinite(values)
         if "optimizer/skipped" in history:
-            skips = history.series("optimizer/skipped")
-            bad = bad & ~np.isin(steps, skips.steps[skips.values > 0])
+            bad = bad & ~np.isin(steps, _rejected(history))
         elif history.facts.get("loss_scaling") is not False:
             bad = in_a_row(bad, self.patience)
         at = np.flatnonzero(bad)
@@ -158,6 +161,12 @@ class NonFinite(Rule):
         # the same in a log that does not tell of a scaler
         History.of(gradient_norm=[float("inf"), 3.0, 2.0, 2.0], train_loss=[2.0, 2.0, 2.0, 1.9]),
     )
+
+
+def _rejected(history: History) -> NDArray[np.int64]:
+    """Steps that the loss scaler or the medic did not take."""
+    skips = history.series("optimizer/skipped")
+    return skips.steps[skips.values > 0]
 
 
 def _flagged(history: History, statistic: str, step: int) -> list[str]:
