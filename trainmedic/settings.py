@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trainmedic.diagnose import Rule
 from trainmedic.diagnose.judge import catalogue
 from trainmedic.errors import UsageError, nearest
+from trainmedic.remedies.remedy import pharmacy
 
 
 class Settings(BaseModel):
@@ -44,6 +45,25 @@ class Settings(BaseModel):
     def _known_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             find_rule(name)
+        return value
+
+    @field_validator("ignore_remedies")
+    @classmethod
+    def _known_remedies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = [remedy.name for remedy in pharmacy()] if value else []
+        for name in value:
+            if name not in known:
+                raise UsageError(f"unknown remedy {name!r}{nearest(name, known)} (see: trainmedic remedies)")
+        return value
+
+    @field_validator("rules")
+    @classmethod
+    def _each_rule_once(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        names: dict[type[Rule], str] = {}
+        for name in value:
+            other = names.setdefault(find_rule(name), name)
+            if other != name:
+                raise UsageError(f"{other!r} and {name!r} are the same rule; give its thresholds once")
         return value
 
     def configured_rules(self) -> list[Rule]:
@@ -83,7 +103,7 @@ class Settings(BaseModel):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{path}: cannot be read as TOML: {error}") from error
         if path.name == "pyproject.toml":
-            content = content.get("tool", {}).get("trainmedic", {})
+            content = _table(content, path, "tool", "trainmedic")
         return cls._validated(content, str(path))
 
     @classmethod
@@ -95,7 +115,10 @@ class Settings(BaseModel):
             settings = cls.model_validate(dict(content))
         except ValidationError as error:
             raise UsageError(f"{source}: {first_error(error)}") from error
-        settings.configured_rules()  # thresholds are checked where they are given, not where they are used
+        try:
+            settings.configured_rules()  # thresholds are checked where they are given, not where they are used
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}") from error
         return settings
 
 
@@ -113,13 +136,20 @@ def first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     text = first["msg"].removeprefix("Value error, ")
-    given = f", but got {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
-    return f"{where}: {text}{given}"
+    told = first["type"] == "value_error" or not isinstance(first["input"], str | int | float)
+    return f"{where}: {text}" if told else f"{where}: {text}, but got {first['input']!r}"
+
+
+def _table(content: Mapping[str, Any], path: Path, *names: str) -> Mapping[str, Any]:
+    """The table within tables of this name, empty where there is none."""
+    for depth, name in enumerate(names, start=1):
+        content = content.get(name, {})
+        if not isinstance(content, Mapping):
+            raise UsageError(f"{path}: {'.'.join(names[:depth])} must be a table, but got {content!r:.60}")
+    return content
 
 
 def _configured(rule: type[Rule], thresholds: Mapping[str, Any]) -> Rule:
-    if not isinstance(thresholds, Mapping):
-        raise UsageError(f"rules.{rule.name}: expected thresholds by name, but got {thresholds!r}")
     for key in thresholds:
         if key not in rule.model_fields:
             raise UsageError(f"rules.{rule.name}: unknown threshold {key!r}{nearest(key, rule.model_fields)}")
