@@ -101,6 +101,11 @@ def test_changes_and_treatments_load_no_torch() -> None:
     assert "torch" not in loaded_by("import trainmedic.remedies.change, trainmedic.remedies.remedy")
 
 
+def test_importing_every_remedy_loads_no_torch() -> None:
+    """Each does so only when it is used: advice for a log needs the acts' names and codes, not their tools."""
+    assert "torch" not in loaded_by("from trainmedic.remedies.remedy import pharmacy\nassert pharmacy()")
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_the_catalogue_is_shown_without_torch_and_scipy(command: list[str]) -> None:
     code = (

@@ -103,7 +103,7 @@ class Settings(BaseModel):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{path}: cannot be read as TOML: {error}") from error
         if path.name == "pyproject.toml":
-            content = _table(content, path, "tool", "trainmedic")
+            return cls._validated(_table(content, path, "tool", "trainmedic"), str(path))
         return cls._validated(content, str(path))
 
     @classmethod

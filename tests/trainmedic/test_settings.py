@@ -179,7 +179,7 @@ def test_a_file_that_is_not_there(nowhere: Path) -> None:
 
 
 def test_something_else_entirely() -> None:
-    with pytest.raises(UsageError, match="^settings must be a Settings, a dict or a path, but got int$"):
+    with pytest.raises(UsageError, match=r"^settings must be a Settings, a dict or a path, but got int$"):
         Settings.load(3)  # type: ignore[arg-type]
 
 
