@@ -16,9 +16,10 @@ class DeadRelu(Rule):
 
     Why it is bad: such a unit gets no gradient, so it cannot recover; a layer of them passes nothing on.
     Usual causes: one step that was far too large; inputs that are not scaled; a large negative bias.
-    Formula: share of a rectifier's units silent for each of the last `dead_after` samples (a setting, 1,000 by default)
-    above `dead_units`, in `patience` measurements in a row. A run that has more than halved its loss works as it is, and
-    is held to `dead_units_working`. From `dead_units_error` on the layer passes hardly anything: an error.
+    Formula: share of a rectifier's units silent for each of the last `dead_after` samples (a setting, 1,000 by
+    default) above `dead_units`, in `patience` measurements in a row, the newest among them. A run that has more than
+    halved its loss works as it is, and is held to `dead_units_working`. From `dead_units_error` on the layer passes
+    hardly anything: an error.
     Remedies: lower-learning-rate, reinitialize, replace-activation.
     Known limits: layers that are sparse by design (top-k, routers) look dead to a short window.
     Source: Lu et al. 2019, arXiv:1903.06733; half of a layer's units is also the limit of SageMaker Debugger.
@@ -68,7 +69,8 @@ class DeadRelu(Rule):
             detected_at=min(step for _, _, _, step in hit),
             where=[layer for _, layer, _, _ in hit],
             severity=Severity.ERROR if worst >= self.dead_units_error else Severity.WARNING,
-            message=f"{100 * worst:.0f} % of the units of {layer}{others} were zero for each of the last {samples} samples",
+            message=f"{100 * worst:.0f} % of the units of {layer}{others} "
+            f"were zero for each of the last {samples} samples",
             evidence=[
                 Evidence(name=f"silent units of {name}", value=100 * share, limit=100 * limit, unit="%")
                 for share, name, _, _ in hit[:5]

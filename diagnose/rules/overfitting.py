@@ -4,20 +4,20 @@ from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.robust import Array, noise
-from trainmedic.history import History
+from trainmedic.history import History, Series
 
 
 class Turn(NamedTuple):
-    """Where a validation loss turned: index of its best value, index from which the rise is beyond doubt, its level."""
+    """Where a validation loss turned: index of its best value, index from which the rise is beyond doubt."""
 
     best: int
     sure: int
-    level: float
     p_value: float
 
 
@@ -25,98 +25,131 @@ class Overfitting(Rule):
     """A validation loss that rises from its best, beyond its noise, while the training loss goes on falling.
 
     Why it is bad: what is learnt from there on is the training set itself; every further step costs and makes it worse.
-    Usual causes: too few data for the size of the model; wrong labels that can be memorised; no regularisation; training
-    for too long.
-    Formula: the median of the last `smooth` validation losses lies above the best one by `rise` of its value and by
-    `sigmas` of the noise (from second differences); the rise since the best is a trend (Kendall's tau, one-sided,
-    p < `p_value`); and the median training loss since the best is below that just before it. An error from `rise_error`
-    on, or where the accuracy falls too; where the accuracy still rises it is a warning: only the confidence suffers.
-    Silent again once the validation loss is back at its best.
+    Usual causes: too few data for the size of the model; wrong labels that can be memorised; no regularisation;
+    training for too long.
+    Formula: the median of the last `smooth` validation losses lies above the best one by `rise` of its value, by
+    `given_back` of all that had been gained (first loss of the run minus the best), and by `sigmas` of the noise (from
+    second differences); the values since the best rise (Kendall's tau against time, one-sided, p < `p_value`); and the
+    training loss fell meanwhile. Where no accuracy is known, a loss of `multiple` times its best counts however small a
+    part of the gain that is, as a warning. Also a warning: the accuracy still improves, so that only the confidence
+    suffers. Silent again once the validation loss is back at its best.
     Remedies: stop-early, weight-decay, dropout, augment-inputs.
-    Known limits: needs at least `least` evaluations since the best one: with `p_value` 0.01 five can just show a trend.
-    Checked at each evaluation, `p_value` implies fewer than 1 false trend in 100 turns; the other two conditions come on
-    top.
-    Source: Prechelt 1998, "Early stopping - but when?"; Kendall 1938.
+    Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 five can just show a trend
+    (1 in 120 orders of five rises throughout). One look in 100 at values without order shows one; neighbouring
+    evaluations are alike, which raises that, and the other conditions, all of which must hold too, lower it.
+    Source: Prechelt 1998, "Early stopping - but when?" (generalisation loss of 5 %); Kendall 1938.
     """
 
     code: ClassVar[str] = "TM501"
+    severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.OUTCOME
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
     remedies: ClassVar[tuple[str, ...]] = ("stop-early", "weight-decay", "dropout", "augment-inputs")
     advice: ClassVar[str] = (
         "Usually means that the model is large for the data, or that labels are wrong. "
-        "Do this: keep the weights of the best validation loss and stop there. Otherwise check (a) the labels of training "
-        "samples with the largest loss; (b) more data or augmentation; (c) weight decay: AdamW(weight_decay=0.1), dropout."
+        "Do this: keep the weights of the best validation loss and stop there. Otherwise check (a) the labels of the "
+        "training samples with the largest loss: F.cross_entropy(model(x), y, reduction='none').topk(20); (b) whether "
+        "more data or augmentation moves the best value: train on half of the data and compare; (c) weight decay and "
+        "dropout: torch.optim.AdamW(model.parameters(), weight_decay=0.1), nn.Dropout(0.3)."
     )
 
-    rise: float = Field(0.05, gt=0, description="rise of the validation loss above its best, share of the best")
-    rise_error: float = Field(0.2, gt=0, description="the same from which it is an error, share of the best")
-    sigmas: float = Field(3.0, gt=0, description="rise in standard deviations of the validation loss's own noise")
-    p_value: float = Field(0.01, gt=0, lt=1, description="chance of such a trend in evaluations without one")
-    least: int = Field(5, ge=3, description="evaluations from the best one on, itself included")
-    recent: int = Field(200, ge=10, description="evaluations, the newest ones, that noise and trend are taken from")
-    smooth: int = Field(3, ge=1, description="evaluations that are judged together")
+    rise: float = Field(0.05, gt=0, description="rise above the best, share of the best (Prechelt's GL of 5 %)")
+    given_back: float = Field(
+        0.1, gt=0, le=1, description="rise above the best, share of what was gained since the start (a tenth matters)"
+    )
+    multiple: float = Field(2.0, gt=1, description="validation loss over its best, factor, where no accuracy is known")
+    sigmas: float = Field(3.0, gt=0, description="rise, standard deviations of its own noise (three-sigma rule)")
+    p_value: float = Field(0.01, gt=0, lt=1, description="chance of such a trend in values without order (convention)")
+    least: int = Field(5, ge=3, description="evaluations after the best one (5 can show p < 0.01)")
+    recent: int = Field(200, ge=10, description="newest evaluations, for noise and trend (bounds the cost)")
+    smooth: int = Field(3, ge=1, description="evaluations that are judged together (one outlier in three is outvoted)")
 
     def unmet(self, history: History) -> str | None:
         """Needs a training loss and at least one validation loss."""
         return super().unmet(history) or (None if _validation_losses(history) else "no validation loss in this history")
 
     def check(self, history: History) -> Iterator[Finding]:
+        start = _level(history.series("train/loss").values)
         for name in _validation_losses(history):
             steps, values = history.series(name)
             finite = np.isfinite(values)
-            yield from self._one(history, name, steps[finite], values[finite])
+            steps, values = steps[finite], values[finite]
+            known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
+            turn = self._turn(history, steps, values, start, by_loss_alone=known is None)
+            if turn is not None:
+                yield self._told(name, steps, values, turn, start, known)
 
-    def _one(self, history: History, name: str, steps: NDArray[np.int64], values: Array) -> Iterator[Finding]:
-        turn = self._turn(history, steps, values)
-        if turn is None or not self._risen(values, turn.best, len(values) - 1):
-            return
-        now = float(np.median(values[-self.smooth :]))
-        relative = (now - turn.level) / max(abs(turn.level), 1e-12)
-        accuracy = _accuracy(history, name, int(steps[turn.best]), self.smooth)
-        severe = (relative >= self.rise_error and (accuracy is None or accuracy[1] <= accuracy[0])) or (
-            accuracy is not None and accuracy[1] < accuracy[0] - 0.01
-        )
+    def _told(
+        self, name: str, steps: NDArray[np.int64], values: Array, turn: Turn, start: float, accuracy: Series | None
+    ) -> Finding:
+        best, now = float(values[turn.best]), float(np.median(values[-self.smooth :]))
+        back = min(1.0, (now - best) / _gain(values, turn.best, start))
+        before, after = _accuracies(accuracy, int(steps[turn.best]), self.smooth)
         evidence = [
-            Evidence(name=f"{name} above its best", value=100 * relative, limit=100 * self.rise, unit="%"),
+            Evidence(name=f"{name} above its best", value=_percent(now - best, best), limit=100 * self.rise, unit="%"),
+            Evidence(name="share of the gain given back", value=100 * back, limit=100 * self.given_back, unit="%"),
             Evidence(name="chance of such a trend", value=turn.p_value, limit=self.p_value),
         ]
         if accuracy is not None:
-            evidence.append(Evidence(name="validation accuracy", value=accuracy[1], limit=accuracy[0]))
-        yield self.finding(
+            evidence.append(Evidence(name="validation accuracy", value=after, limit=before))
+        mild = after > before or back < self.given_back
+        return self.finding(
             step=steps[turn.best],
             detected_at=steps[turn.sure],
             where=(name,),
-            severity=Severity.ERROR if severe else Severity.WARNING,
-            message=f"{name} rose by {100 * relative:.0f} % from its best of {turn.level:.4g} at step {steps[turn.best]}, "
-            "while the training loss went on falling"
-            + ("; the accuracy still rises" if accuracy is not None and accuracy[1] > accuracy[0] else ""),
+            severity=Severity.WARNING if mild else Severity.ERROR,
+            message=f"{name} rose from its best of {best:.4g} at step {steps[turn.best]} to {now:.4g}, "
+            + ("although the accuracy still rises" if after > before else "while the training loss went on falling"),
             evidence=evidence,
         )
 
-    def _turn(self, history: History, steps: NDArray[np.int64], values: Array) -> Turn | None:
-        """The first evaluation at which all that was known until then shows the turn."""
-        best = 0
-        for i in range(len(values)):
-            if values[i] <= values[best]:
-                best = i
-            if i - best + 1 < self.least or not self._risen(values[: i + 1], best, i):
+    def _turn(
+        self, history: History, steps: NDArray[np.int64], values: Array, start: float, *, by_loss_alone: bool
+    ) -> Turn | None:
+        """The first evaluation at which all that was known until then shows the turn, if it still holds at the end."""
+        if len(values) <= self.least:
+            return None
+        best = int(len(values) - 1 - np.argmin(values[::-1]))  # of equal ones the last
+        level, gain = float(values[best]), _gain(values, best, start)
+        floor = self.given_back * gain
+        if by_loss_alone and level > 0:
+            floor = min(floor, (self.multiple - 1) * level)
+        limit = level + max(self.rise * abs(level), floor)
+        now = np.full(len(values), -np.inf)
+        now[self.smooth - 1 :] = np.median(sliding_window_view(values, self.smooth), axis=1)
+        if not now[-1] > limit:
+            return None
+        for i in _looks(np.flatnonzero(now > limit), best, self.least):
+            if now[i] - level <= self.sigmas * noise(values[max(0, i + 1 - self.recent) : i + 1]):
                 continue
-            p_value = _trend(values[max(best, i + 1 - self.recent) : i + 1])
-            if p_value < self.p_value and _training_fell(history, int(steps[best]), int(steps[i])):
-                return Turn(best, i, float(values[best]), p_value)
+            p_value = _trend(values[max(best + 1, i + 1 - self.recent) : i + 1])
+            if p_value < self.p_value and self._training_fell(history, int(steps[best]), int(steps[i])):
+                return Turn(best, int(i), p_value)
         return None
 
-    def _risen(self, values: Array, best: int, at: int) -> bool:
-        level, now = float(values[best]), float(np.median(values[max(best + 1, at + 1 - self.smooth) : at + 1]))
-        return now - level > max(
-            self.rise * abs(level), self.sigmas * noise(values[max(0, at + 1 - self.recent) : at + 1])
-        )
+    def _training_fell(self, history: History, best: int, now: int) -> bool:
+        """Whether the training loss of the newer half since the best evaluation is below that around the best."""
+        steps, values = history.series("train/loss")
+        span = max((now - best) // 2, 1)
+        around = values[(steps > best - span) & (steps <= best) & np.isfinite(values)]
+        newer = values[(steps > now - span) & (steps <= now) & np.isfinite(values)]
+        if not len(around) or not len(newer):
+            return False
+        doubt = noise(np.concatenate([around, newer])) * (1 / len(around) + 1 / len(newer)) ** 0.5
+        return bool(np.median(around) - np.median(newer) > self.sigmas * doubt)
 
     sick: ClassVar = (
         History.of(
             train_loss=list(np.geomspace(1, 0.02, 40)),
             validation_loss=[*np.linspace(1.1, 0.7, 12), *np.linspace(0.71, 1.3, 28)],
+        ),
+        # the best was the first: a large model on few data
+        History.of(train_loss=list(np.geomspace(1.1, 0.05, 30)), validation_loss=list(np.linspace(1.11, 2.7, 30))),
+        # overconfident: the loss rises, the accuracy too
+        History.of(
+            train_loss=list(np.geomspace(2.3, 0.001, 40)),
+            validation_loss=[*np.linspace(2.3, 0.7, 10), *np.linspace(0.71, 1.4, 30)],
+            validation_accuracy=list(np.linspace(0.1, 0.8, 40)),
         ),
     )
     healthy: ClassVar = (
@@ -132,16 +165,46 @@ class Overfitting(Rule):
             train_loss=[1.0] * 5 + [0.2] * 35,
             validation_loss=[1.0] * 5 + [0.3 + 0.02 * (-1) ** i for i in range(35)],
         ),
+        # trained to the end: a hundredth of the gain is given back, and the accuracy stays
+        History.of(
+            train_loss=list(np.geomspace(2.3, 1e-4, 40)),
+            validation_loss=[*np.geomspace(2.3, 0.06, 15), *np.linspace(0.06, 0.085, 25)],
+            validation_accuracy=[*np.linspace(0.1, 0.98, 15), *[0.98] * 25],
+        ),
         # it came back
         History.of(
             train_loss=list(np.geomspace(1, 0.02, 40)),
             validation_loss=[*np.linspace(1.1, 0.7, 10), *np.linspace(0.71, 1.0, 10), *np.linspace(1.0, 0.5, 20)],
         ),
+        # too few evaluations to tell
+        History.of(train_loss=[1.0, 0.8, 0.6, 0.4], validation_loss=[0.9, 1.0, 1.1, 1.2]),
     )
 
 
 def _validation_losses(history: History) -> list[str]:
-    return [name for name in history.names() if name.startswith("validation/") and name.endswith("loss")]
+    return [name for name in history.names() if name.startswith("validation/") and name.endswith("/loss")]
+
+
+def _level(values: Array) -> float:
+    """Where a loss began: its first finite value; -inf where there is none."""
+    finite = np.flatnonzero(np.isfinite(values))
+    return float(values[finite[0]]) if len(finite) else -np.inf
+
+
+def _gain(values: Array, best: int, start: float) -> float:
+    """What the run had gained on this set at its best; its first value may come late, so the training's counts too."""
+    return max(float(values[0]), start) - float(values[best]) or float(np.finfo(float).tiny)
+
+
+def _percent(part: float, whole: float) -> float:
+    return 100 * part / max(abs(whole), float(np.finfo(float).tiny))
+
+
+def _looks(candidates: NDArray[np.intp], best: int, least: int) -> Iterator[int]:
+    """Which evaluations to look at: all of the first 256 after the best, then ever fewer: cost stays bounded."""
+    for i in candidates[candidates >= best + least]:
+        if (i - best) % (1 << max(0, int(i - best).bit_length() - 8)) == 0:
+            yield int(i)
 
 
 def _trend(values: Array) -> float:
@@ -151,23 +214,13 @@ def _trend(values: Array) -> float:
     return float(kendalltau(np.arange(len(values)), values, alternative="greater").pvalue)
 
 
-def _training_fell(history: History, best: int, now: int) -> bool:
-    """Whether the training loss in the newer half since the best evaluation is below that around the best."""
-    steps, values = history.series("train/loss")
-    span = max((now - best) // 2, 1)
-    around = values[(steps > best - span) & (steps <= best)]
-    newer = values[(steps > now - span) & (steps <= now)]
-    around, newer = around[np.isfinite(around)], newer[np.isfinite(newer)]
-    return bool(len(around) and len(newer) and np.median(newer) < np.median(around))
+def _accuracy_of(loss: str) -> str:
+    return loss.removesuffix("loss") + "accuracy"
 
 
-def _accuracy(history: History, loss: str, best: int, smooth: int) -> tuple[float, float] | None:
-    """Validation accuracy around the best loss, and now."""
-    name = loss.removesuffix("loss") + "accuracy"
-    if name not in history:
-        return None
-    steps, values = history.series(name)
-    before = values[steps <= best][-smooth:]
-    if not len(before):
-        return None
-    return float(np.median(before)), float(np.median(values[-smooth:]))
+def _accuracies(accuracy: Series | None, best: int, smooth: int) -> tuple[float, float]:
+    """Validation accuracy around the best loss, and now; twice NaN where it is not known."""
+    if accuracy is None or not (accuracy.steps <= best).any():
+        return float("nan"), float("nan")
+    before = accuracy.values[accuracy.steps <= best][-smooth:]
+    return float(np.median(before)), float(np.median(accuracy.values[-smooth:]))

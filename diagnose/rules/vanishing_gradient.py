@@ -21,20 +21,20 @@ def _deep(losses: list[float], norm: Callable[[int], float], frozen: int = 0) ->
 
 
 class VanishingGradient(Rule):
-    """The gradients of the first layers are orders of magnitude smaller than those of the last, and the run stands still.
+    """Gradients of the first layers are orders of magnitude smaller than those of the last, and the run stands still.
 
     Why it is bad: the first layers do not learn, and the last ones learn from features that are noise.
     Usual causes: many sigmoid or tanh layers in a row; weights drawn too small for the depth; a long unrolled recurrent
     net; no normalisation and no residual paths.
     Formula: r(l) = |g| / sqrt(elements) for the weight matrices of one model in the order of execution;
     log10(median of r over the last quarter of the layers / median over the first quarter) above `decades`, in
-    `patience` measurements in a row, while the loss has come down by less than `still` of its first level, `steps` steps
-    or more after the start. Silent for good once the loss has come down by `works`.
+    `patience` measurements in a row, while the loss has come down by less than `still` of its first level, `steps`
+    steps or more after the start. Silent for good once the loss has come down by `works`.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual.
     Known limits: needs the training loss and at least `least_layers` weight matrices; layers whose gradient is exactly
     zero are not vanishing but cut off.
-    Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852. A sigmoid's derivative is at most 1/4, so five in a
-    row lose three decades; trained nets of every kind stay within two.
+    Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852. A sigmoid's derivative is at most 1/4, so five
+    in a row lose three decades; nets that train stay within two.
     """
 
     code: ClassVar[str] = "TM201"
@@ -44,8 +44,8 @@ class VanishingGradient(Rule):
     advice: ClassVar[str] = (
         "Usually means too many saturating activations in a row, or weights drawn too small. "
         "Do this: put a batch or layer norm before each activation, or use ReLU with He's initialisation. "
-        "Otherwise check (a) residual connections around each block; (b) the spread of each layer's output at the first "
-        "step: it should stay near 1; (c) for recurrent nets: nn.LSTM or nn.GRU in place of nn.RNN."
+        "Otherwise check (a) the spread of each layer's output at the first step, output.std(): it should stay near 1; "
+        "(b) a path around each block: x = x + block(x); (c) for recurrent nets: nn.LSTM or nn.GRU in place of nn.RNN."
     )
 
     decades: float = Field(3.0, gt=0, description="loss of gradient from the last quarter to the first, powers of ten")
