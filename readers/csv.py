@@ -115,13 +115,14 @@ class _Table:
             self.notes.append(f"{longer:,} rows have more cells than the header; these cells were not read")
 
     def _take(self, cells: Sequence[str]) -> None:
-        for at, cell in enumerate(cells[: len(self.names)]):
-            value = _number(cell, self.separator)
+        row = self.count
+        for cell, name, values, rows in zip(cells, self.names, self.values, self.rows, strict=False):
+            value = _number(cell, self.separator) if cell else None
             if value is not None:
-                self.values[at].append(value)
-                self.rows[at].append(self.count)
+                values.append(value)
+                rows.append(row)
             elif cell.strip().lower() not in MISSING:
-                self.texts[self.names[at]] += 1
+                self.texts[name] += 1
 
     def history(self) -> History:
         history = History()
@@ -200,12 +201,10 @@ def _cells(line: str, separator: str) -> list[str]:
 def _number(cell: str, separator: str) -> float | None:
     """The number in a cell, exactly; ``None`` where there is none. With ``;`` a decimal comma is one."""
     try:
-        if "_" in cell:  # Python reads 1_000 as a number, nobody else does
-            return None
-        if separator == ";" and cell.count(",") == 1 and "." not in cell:
-            cell = cell.replace(",", ".")
-        return float(cell)
+        return float(cell) if "_" not in cell else None  # Python reads 1_000 as a number, nobody else does
     except ValueError:
+        if separator == ";" and cell.count(",") == 1 and "." not in cell and "_" not in cell:
+            return _number(cell.replace(",", "."), "")
         return None
 
 
