@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import Array, in_a_row, preceding_median
+from trainmedic.diagnose.robust import Array, in_a_row, median, preceding_median
 from trainmedic.history import History
 
 
@@ -20,14 +20,14 @@ class ExplodingGradient(Rule):
     run ends in NaN.
     Usual causes: a learning rate that is too large; weights drawn too large for the depth; a recurrent net without
     clipping; a batch far from the others.
-    Formula: norm above `growth` times the lowest median of its past (up to `window` steps), and the loss above both
+    Formula: norm above `growth` times the lowest median of its past (of up to `window` steps), and the loss above both
     `loss_growth` times its own and the first loss, in `patience` steps in a row; or the norm alone, if norm or loss are
-    not finite at the next step.
-    Remedies: rewind, clip-gradients, lower-learning-rate, reinitialize.
+    not finite at the next step. A warning where the loss has come back below its first value since.
+    Remedies: clip-gradients, lower-learning-rate, rewind, reinitialize.
     Known limits: needs the loss beside the norm; an explosion that leaves the loss below where the run began is left to
-    the rules for spikes. Clipping that hides the growth from the weights hides no illness: norms are read before it.
+    rules for spikes. Norms are read before clipping, so clipping hides no explosion here.
     Source: Pascanu et al. 2013, arXiv:1211.5063. A factor of 100 is far outside of heavy-tailed noise between batches
-    (single spikes of 10 to 50 times are common and harmless, arXiv:2501.06842), and far below what overflow takes.
+    (SPAM, arXiv:2501.06842, calls 50 times the usual a spike), and far below what overflow takes.
     """
 
     code: ClassVar[str] = "TM202"
@@ -38,48 +38,71 @@ class ExplodingGradient(Rule):
     explains: ClassVar[tuple[str, ...]] = ("non-finite", "dead-relu", "vanishing-gradient", "overfitting")
     advice: ClassVar[str] = (
         "Usually means that the learning rate or the initial weights are too large. "
-        "Do this: go back to a state before it, and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) between "
-        "backward() and step(). Otherwise check (a) the learning rate: a tenth of it; (b) the initial weights: the "
-        "standard deviation of each layer's output at the first step should be near 1; (c) the batch of this step."
+        "Do this: go back to a state before it, and clip between backward() and step(): "
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0). Otherwise check (a) the learning rate: does the run "
+        "hold at a tenth of it? (b) the initial weights: output.std() of each layer at the first step, near 1; "
+        "(c) the scale of inputs and targets: x.abs().max(), y.std()."
     )
 
-    growth: float = Field(100.0, gt=1, description="growth of the gradient norm against its own past, factor")
-    loss_growth: float = Field(10.0, gt=1, description="growth of the loss against the same past, factor")
-    window: int = Field(50, ge=1, description="steps of the past that are compared with")
-    patience: int = Field(3, ge=1, description="steps in a row")
+    growth: float = Field(
+        100.0,
+        gt=1,
+        description="gradient norm over its own past, factor (twice what is called a spike, arXiv:2501.06842)",
+    )
+    loss_growth: float = Field(10.0, gt=1, description="loss over the same past, factor (as Megatron's spike limit)")
+    window: int = Field(50, ge=1, description="steps of the past that are compared with (two to three norm averages)")
+    patience: int = Field(3, ge=1, description="steps in a row (spikes at the edge of stability last one or two)")
 
     def check(self, history: History) -> Iterator[Finding]:
         steps, norms, losses = _aligned(history)
-        if len(steps) < 2:
+        if len(steps) < 2 or not np.isfinite(losses).any():
             return
         usual, usual_loss = _lowest(norms, self.window), _lowest(losses, self.window)
+        first = losses[np.isfinite(losses)][0]
         with np.errstate(invalid="ignore"):
             big = norms > self.growth * usual
-            lost = (losses > self.loss_growth * np.abs(usual_loss)) & (losses > losses[np.isfinite(losses)][:1])
+            lost = (losses > self.loss_growth * np.abs(usual_loss)) & (losses > first)
         bad = ~np.isfinite(norms) | ~np.isfinite(losses)
-        together = np.flatnonzero(in_a_row(big & lost, self.patience))
+        together = np.flatnonzero(in_a_row(big & lost & ~bad, self.patience))
         broken = np.flatnonzero(bad[1:] & (big & ~bad)[:-1]) + 1
         ends = np.concatenate([together[:1], broken[:1]])
         if not len(ends):
             return
         end = int(ends.min())
-        onset = end - 1 if bad[end] else end
-        while onset > 0 and norms[onset - 1] > self.growth**0.5 * usual[onset - 1]:  # where the rise began
+        onset = end - 1
+        with np.errstate(invalid="ignore"):
+            risen = (norms > self.growth**0.5 * usual) & ~bad
+        while onset > 0 and risen[onset - 1]:  # where the rise began
             onset -= 1
-        worst = onset + int(np.argmax(np.where(bad[onset : end + 1], -np.inf, norms[onset : end + 1])))
-        yield self.finding(
+        yield self._told(history, steps, norms, losses, onset, end, usual[onset], first)
+
+    def _told(
+        self,
+        history: History,
+        steps: NDArray[np.int64],
+        norms: Array,
+        losses: Array,
+        onset: int,
+        end: int,
+        usual: float,
+        first: float,
+    ) -> Finding:
+        rise = norms[onset : end + 1]
+        worst = onset + int(np.argmax(np.where(np.isfinite(rise), rise, -np.inf)))
+        broken = not (np.isfinite(norms[end]) and np.isfinite(losses[end]))
+        back = len(losses) - end > self.window and median(losses[-self.window :]) < first and not broken
+        before = losses[max(onset - 1, 0)]
+        then = "then was not finite" if broken else f"the loss from {before:.3g} to {losses[end]:.3g}"
+        return self.finding(
             step=steps[onset],
             detected_at=steps[end],
             where=_layers(history, int(steps[worst])) or ("gradient/norm",),
-            message=f"the gradient norm rose from {usual[onset]:.3g} to {norms[worst]:.3g}"
-            + (
-                ", then was not finite"
-                if bad[end]
-                else f" and the loss from {usual_loss[onset]:.3g} to {losses[end]:.3g}"
-            ),
+            severity=Severity.WARNING if back else Severity.ERROR,
+            message=f"the gradient norm rose from {usual:.3g} to {norms[worst]:.3g}, {then}"
+            + ("; the run has come back since" if back else ""),
             evidence=[
-                Evidence(name="gradient norm", value=norms[worst], limit=self.growth * usual[onset]),
-                Evidence(name="training loss", value=losses[end], limit=self.loss_growth * abs(usual_loss[onset])),
+                Evidence(name="gradient norm", value=norms[worst], limit=self.growth * usual),
+                Evidence(name="training loss", value=losses[end], limit=max(first, self.loss_growth * abs(before))),
             ],
         )
 
@@ -118,7 +141,7 @@ def _aligned(history: History) -> tuple[NDArray[np.int64], Array, Array]:
 
 
 def _lowest(values: Array, window: int) -> Array:
-    """For each value the lowest of the medians that preceded the last ``window`` values: a rise does not hide itself."""
+    """For each value the lowest of the medians that preceded the last ``window`` values: no rise hides itself."""
     medians = preceding_median(values, window)
     padded = np.concatenate([np.full(window - 1, np.nan), medians])
     return np.asarray(np.fmin.reduce(sliding_window_view(padded, window), axis=1))

@@ -9,13 +9,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
-from trainmedic.diagnose.robust import Array, in_a_row, progress
+from trainmedic.diagnose.robust import Array, in_a_row, medians, progress
 from trainmedic.history import History, Layer
 
 
-def _deep(losses: list[float], norm: Callable[[int], float], frozen: int = 0) -> History:
-    """An example: eight layers, each with the same gradient norm at every step."""
+def _deep(
+    losses: list[float], norm: Callable[[int], float], frozen: int = 0, update: Callable[[int], float] | None = None
+) -> History:
+    """An example: eight layers, each with the same gradient norm (and update over weight) at every step."""
     values: dict[str, Any] = {f"fc{i}.weight__gradient_norm": [norm(i)] * len(losses) for i in range(8)}
+    if update:
+        values |= {f"fc{i}.weight__update_ratio": [update(i)] * len(losses) for i in range(8)}
     layers = [Layer(f"fc{i}.weight", "parameter", i, (8, 8), trainable=i >= frozen) for i in range(8)]
     return History.of(train_loss=losses, layers=layers, **values)
 
@@ -28,11 +32,13 @@ class VanishingGradient(Rule):
     net; no normalisation and no residual paths.
     Formula: r(l) = |g| / sqrt(elements) for the weight matrices of one model in the order of execution;
     log10(median of r over the last quarter of the layers / median over the first quarter) above `decades`, in
-    `patience` measurements in a row, while the loss has come down by less than `still` of its first level, `steps`
-    steps or more after the start. Silent for good once the loss has come down by `works`.
+    `patience` measurements in a row, `steps` steps or more after the start, while the loss has come down by less than
+    `still` of its first level, or the weights of the first layers move by less than `resolution` of themselves while
+    those of the last move a thousand times as fast. Silent once the loss has come down by `works`.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual.
     Known limits: needs the training loss and at least `least_layers` weight matrices; layers whose gradient is exactly
-    zero are not vanishing but cut off.
+    zero are not vanishing but cut off. Weights drawn too small shrink signal and gradient alike, so that all layers
+    have equally small gradients: no ratio shows that.
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852. A sigmoid's derivative is at most 1/4, so five
     in a row lose three decades; nets that train stay within two.
     """
@@ -48,12 +54,26 @@ class VanishingGradient(Rule):
         "(b) a path around each block: x = x + block(x); (c) for recurrent nets: nn.LSTM or nn.GRU in place of nn.RNN."
     )
 
-    decades: float = Field(3.0, gt=0, description="loss of gradient from the last quarter to the first, powers of ten")
-    still: float = Field(0.1, gt=0, lt=1, description="share of its first level that the loss has not come down by")
-    works: float = Field(0.5, gt=0, le=1, description="share of its first level after which the run works as it is")
-    steps: int = Field(50, ge=1, description="steps after the start: an ordinary start may stand still that long")
-    patience: int = Field(10, ge=1, description="measurements in a row")
-    least_layers: int = Field(4, ge=2, description="weight matrices that a model must have")
+    decades: float = Field(
+        3.0,
+        gt=0,
+        description="loss of gradient from the last quarter to the first, powers of ten (five sigmoids: 4**5)",
+    )
+    still: float = Field(
+        0.1, gt=0, lt=1, description="share of its first level that the loss has not come down by (noise stays below)"
+    )
+    works: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of its first level after which the run works as it is (half of it is learnt)",
+    )
+    resolution: float = Field(
+        6e-8, ge=0, lt=1, description="update over weight that single precision rounds away (2**-24, IEEE 754)"
+    )
+    steps: int = Field(50, ge=1, description="steps after the start (an ordinary start, warming up, may stand still)")
+    patience: int = Field(10, ge=1, description="measurements in a row (batches differ)")
+    least_layers: int = Field(4, ge=2, description="weight matrices that a model must have (one for each quarter)")
 
     def check(self, history: History) -> Iterator[Finding]:
         loss_steps, come_down = progress(history)
@@ -72,7 +92,8 @@ class VanishingGradient(Rule):
             first, last = np.median(sizes[:, :quarter], axis=1), np.median(sizes[:, -quarter:], axis=1)
             lost = np.log10(last / first)
         here = np.searchsorted(loss_steps, steps, side="right") - 1
-        stands = (come_down[np.maximum(here, 0)] < self.still) & (here >= 0)
+        stands = (come_down[np.maximum(here, 0)] < self.still) | self._starved(history, layers, steps)
+        stands &= here >= 0
         late = steps >= steps[0] + self.steps if len(steps) else np.empty(0, dtype=bool)
         dies = np.isfinite(lost) & (lost > self.decades)
         ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
@@ -97,12 +118,33 @@ class VanishingGradient(Rule):
             ],
         )
 
-    sick: ClassVar = (_deep([2.3] * 80, lambda i: 10.0 ** (i - 8)),)
+    def _starved(self, history: History, layers: list[Layer], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """At which steps the weights of the first layers, and only they, move by less than can be represented."""
+        if "update_ratio" not in history:
+            return np.zeros(len(steps), dtype=bool)
+        table = history.layers("update_ratio")
+        names = [layer.name for layer in layers if layer.name in table.layers]
+        quarter = len(names) // 4
+        if not quarter:
+            return np.zeros(len(steps), dtype=bool)
+        ratios = table.values[:, [table.layers.index(name) for name in names]].astype(np.float64)
+        first, last = medians(ratios[:, :quarter]), medians(ratios[:, -quarter:])
+        with np.errstate(invalid="ignore"):
+            starved = (first < self.resolution) & (last > 1e3 * self.resolution)
+        return np.isin(steps, table.steps[starved])
+
+    sick: ClassVar = (
+        _deep([2.3] * 80, lambda i: 10.0 ** (i - 8)),
+        # the last layers learn what they can without the first ones
+        _deep(list(np.linspace(2.3, 1.8, 80)), lambda i: 10.0 ** (i - 8), update=lambda i: 10.0 ** (i - 10)),
+    )
     healthy: ClassVar = (
         _deep([2.3] * 10 + [1e-6] * 70, lambda i: 1e-9),  # converged: all gradients have become small together
         _deep([2.3] * 80, lambda i: 10.0 ** ((i - 8) / 4)),  # a small ratio that every deep net has
         _deep(list(np.linspace(2.3, 0.3, 80)), lambda i: 10.0 ** (i - 8)),  # a large ratio in a run that learns
         _deep([2.3] * 80, lambda i: 1e-9 if i < 6 else 1.0, frozen=6),  # frozen on purpose
+        # slow, but it learns: an adaptive optimizer makes up for the ratio
+        _deep(list(np.linspace(2.3, 1.8, 80)), lambda i: 10.0 ** (i - 8), update=lambda i: 1e-3),
     )
 
 
