@@ -1,245 +1,531 @@
 """``State``: everything that training moves, kept exactly and put back into the same tensors."""
 
+import copy
 import os
 import random
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from enum import Enum
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from trainmedic.remedies.run import Run
 
-CLOCKS = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas")
-"""Options of a parameter group that schedulers move: they go on when only weights are put back."""
+RATES = {"lr", "initial_lr", "max_lr", "min_lr", "swa_lr"}
+CLOCKS = RATES | {"momentum", "base_momentum", "max_momentum", "betas", "weight_decay", "_opt_called", "_step_count"}
+"""Options of a parameter group, and marks on an optimizer, that schedules move: clocks, not what was learnt."""
 
 
 @dataclass
 class Kept:
-    """One tensor and a copy of what it held."""
+    """One tensor and a copy of what it held. ``judged``: nothing is well unless it is finite."""
 
     live: Tensor
     copy: Tensor
+    judged: bool = False
 
 
 @dataclass
+class Leaf:
+    """What hangs on one parameter beside its values."""
+
+    live: Tensor
+    gradient: Tensor | None
+    trains: bool
+
+
+@dataclass
+class Part:
+    """One module as it was: what it holds by name, its mode, and its extra state."""
+
+    module: nn.Module
+    parameters: dict[str, nn.Parameter | None]
+    buffers: dict[str, Tensor | None]
+    transient: frozenset[str]  # buffers that its state_dict leaves out
+    training: bool
+    extra: Any
+
+
+@dataclass
+class Held:
+    """A dict, list or deque and what was in it; it is filled again rather than replaced, as others may refer to it."""
+
+    live: Any
+    items: Any
+
+
+@dataclass
+class Stepper:
+    """An optimizer as it was: state by parameter, options and parameters of its groups, marks on the optimizer itself.
+
+    Containers are frozen: ``Held`` in their place, live tensors in them.
+    """
+
+    live: torch.optim.Optimizer
+    state: dict[Any, Any]
+    options: list[dict[str, Any]]
+    members: list[list[Tensor]]
+    marks: dict[str, Any]
+
+
+class Memory:
+    """Where copies are put: into those of an older state where they fit, else into new memory; all at the end.
+
+    As nothing is written before everything has its place, running out of memory leaves the older state whole.
+    """
+
+    def __init__(self, older: "State | None") -> None:
+        self._older = older
+        self._spare = {} if older is None or older.spent else older.copies()
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def place(self, key: tuple[str, int], source: Tensor) -> Tensor:
+        """A tensor that will hold what ``source`` holds now, once ``fill`` was called."""
+        if not _ordinary(source):
+            return source.clone()
+        spare = self._spare.get(key)
+        target = spare if spare is not None and _alike(spare, source) else torch.empty_like(source)
+        self._pairs.append((target, source))
+        return target
+
+    def fill(self) -> None:
+        """Copy everything. The older state is used up."""
+        if self._older is not None:
+            self._older.spent = True
+        _copy_all(self._pairs)
+
+
+@dataclass(eq=False)
 class State:
     """Parameters, buffers, gradients, modes, extra state and options of all watched models, optimizers, schedulers and
     the scaler, and all random number generators, as they were after ``step``.
 
-    Kept on the same devices. ``load_state_dict`` alone would not do: it casts the float32 momentum of a bfloat16
-    parameter, and it puts new tensors where others hold on to the old ones.
+    Kept on the devices they are on; a tensor in several places (tied weights) once. ``load_state_dict`` alone would not
+    do: it casts the float32 momentum of a bfloat16 parameter, and puts new tensors where others hold the old ones.
+
+    Not part of it: plain attributes of modules; objects of unknown kinds inside of an optimizer's state, which are kept
+    by reference; parameters of lazy modules that are not initialised yet.
     """
 
     step: int
-    tensors: list[Kept] = field(default_factory=list)
-    gradients: list[tuple[Tensor, Tensor | None, Tensor | None]] = field(default_factory=list)
-    modes: list[tuple[nn.Module, bool]] = field(default_factory=list)
-    trainable: list[tuple[nn.Parameter, bool]] = field(default_factory=list)
-    buffers: list[tuple[nn.Module, str, Tensor | None]] = field(default_factory=list)
-    extra: list[tuple[nn.Module, Any]] = field(default_factory=list)
-    optimizers: list[tuple[torch.optim.Optimizer, dict[Any, Any], list[dict[str, Any]]]] = field(default_factory=list)
+    spent: bool = False  # its memory was handed on to a newer state
+    learnt: dict[int, Kept] = field(default_factory=dict)  # by id of the live tensor, which is held here
+    clocked: dict[int, Kept] = field(default_factory=dict)
+    leaves: dict[int, Leaf] = field(default_factory=dict)
+    parts: dict[int, Part] = field(default_factory=dict)
+    models: list[list[tuple[str, Part]]] = field(default_factory=list)  # all places, a shared module several times
+    steppers: list[Stepper] = field(default_factory=list)
     clocks: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     generators: dict[str, Any] = field(default_factory=dict)
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
     @classmethod
+    @torch.inference_mode(False)
     @torch.no_grad()
     def capture(cls, run: Run, *, into: "State | None" = None) -> "State":
-        """Keep the present state of ``run``; the memory of ``into``, an older state, is used again. Changes nothing."""
-        state = cls(run.step)
-        spare = {id(kept.live): kept.copy for kept in into.tensors} if into is not None else {}
-        seen: set[int] = set()
+        """Keep the present state of ``run``. Changes nothing in it, not even a random number.
 
-        def keep(tensor: Tensor) -> Tensor:
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                state.tensors.append(Kept(tensor, _copied(tensor, spare.get(id(tensor)))))
-            return tensor
-
-        for model in run.models:
-            for module in model.modules():
-                state._keep_module(module, keep)
-        for optimizer in run.optimizers:
-            groups = [{**_plain(group, _cloned), "params": list(group["params"])} for group in optimizer.param_groups]
-            states = {parameter: _plain(values, keep) for parameter, values in optimizer.state.items()}
-            state.optimizers.append((optimizer, states, groups))
-        for thing in (*run.schedulers, *([run.scaler] if run.scaler is not None else [])):
-            state.clocks.append((thing, _plain(_own(thing), _cloned)))
+        The memory of ``into``, an older state, is used again where shapes agree; ``into`` cannot be restored then.
+        """
+        state, memory = cls(run.step), Memory(into)
+        state._keep_models(run.models, memory)
+        state._keep_optimizers(run.optimizers, memory)
+        for thing in _clocks(run):
+            keep = state._keeper(memory, clock=True)
+            state.clocks.append((thing, {key: _freeze(value, keep) for key, value in _own(thing).items()}))
         state.generators = _generators()
+        memory.fill()
         return state
 
-    def _keep_module(self, module: nn.Module, keep: Callable[[Tensor], Tensor]) -> None:
-        self.modes.append((module, module.training))
-        for parameter in module._parameters.values():
+    def _keep(self, tensor: Tensor, memory: Memory, *, clock: bool = False, judged: bool = False) -> Tensor:
+        home = self.clocked if clock else self.learnt
+        if id(tensor) not in self.learnt and id(tensor) not in home and not is_lazy(tensor):
+            home[id(tensor)] = Kept(tensor, memory.place(("tensor", id(tensor)), _values(tensor)), judged)
+        return tensor
+
+    def _keeper(self, memory: Memory, *, clock: bool = False, judged: bool = False) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: self._keep(tensor, memory, clock=clock, judged=judged)
+
+    def _keep_leaf(self, leaf: Tensor, memory: Memory) -> None:
+        if id(leaf) in self.leaves or is_lazy(leaf):
+            return
+        self._keep(leaf, memory, judged=True)
+        gradient = None if leaf.grad is None else memory.place(("gradient", id(leaf)), leaf.grad.detach())
+        self.leaves[id(leaf)] = Leaf(leaf, gradient, leaf.requires_grad)
+
+    def _keep_models(self, models: Iterable[nn.Module], memory: Memory) -> None:
+        for model in models:
+            places = []
+            for name, module in model.named_modules(remove_duplicate=False):
+                if id(module) not in self.parts:
+                    self.parts[id(module)] = self._keep_module(module, memory)
+                places.append((name, self.parts[id(module)]))
+            self.models.append(places)
+
+    def _keep_module(self, module: nn.Module, memory: Memory) -> Part:
+        parameters, buffers = dict(module._parameters.items()), dict(module._buffers.items())
+        for parameter in parameters.values():
             if parameter is not None:
-                keep(parameter)
-                gradient = parameter.grad
-                self.gradients.append((parameter, gradient, None if gradient is None else gradient.detach().clone()))
-                self.trainable.append((parameter, parameter.requires_grad))
-        for name, buffer in module._buffers.items():
-            self.buffers.append((module, name, buffer if buffer is None else keep(buffer)))
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            self.extra.append((module, _plain(module.get_extra_state(), _cloned)))
+                self._keep_leaf(parameter, memory)
+        for buffer in buffers.values():
+            if buffer is not None:
+                self._keep(buffer, memory)
+        extra = copy.deepcopy(module.get_extra_state()) if has_extra(module) else None
+        transient = frozenset(module._non_persistent_buffers_set)
+        return Part(module, parameters, buffers, transient, module.training, extra)
+
+    def _keep_optimizers(self, optimizers: Iterable[torch.optim.Optimizer], memory: Memory) -> None:
+        for optimizer in optimizers:
+            members: list[list[Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
+            for leaf in (leaf for group in members for leaf in group):
+                self._keep_leaf(leaf, memory)
+            learnt = self._keeper(memory, judged=True)
+            state = {key: _freeze(value, learnt) for key, value in optimizer.state.items()}
+            marks = {key: _freeze(value, learnt) for key, value in vars(optimizer).items() if _is_mark(value)}
+            options = [
+                {k: _freeze(v, self._keeper(memory, clock=k in CLOCKS)) for k, v in group.items() if k != "params"}
+                for group in optimizer.param_groups
+            ]
+            self.steppers.append(Stepper(optimizer, state, options, members, marks))
+
+    def copies(self) -> dict[tuple[str, int], Tensor]:
+        """All memory of this state, by what it is the copy of."""
+        kept = {("tensor", key): kept.copy for home in (self.clocked, self.learnt) for key, kept in home.items()}
+        gradients = {("gradient", key): leaf.gradient for key, leaf in self.leaves.items() if leaf.gradient is not None}
+        return kept | gradients
 
     def finite(self) -> bool:
-        """Whether every kept floating-point tensor is finite."""
-        return all(bool(torch.isfinite(kept.copy).all()) for kept in self.tensors if kept.copy.is_floating_point())
+        """Whether every parameter and every average that an optimizer keeps is finite; waits for each device once.
+
+        Buffers are not looked at: masks may hold infinities.
+        """
+        flags: dict[torch.device, list[Tensor]] = {}
+        for kept in self.learnt.values():
+            values = kept.copy._values() if kept.copy.is_sparse else kept.copy
+            if not kept.judged or values.layout is not torch.strided or values.is_meta:
+                continue
+            if values.is_floating_point() and values.element_size() == 1:
+                values = values.float()  # torch has no isfinite for 8-bit floats
+            if values.is_floating_point() or values.is_complex():
+                flags.setdefault(values.device, []).append(torch.isfinite(values).all())
+        return all(bool(torch.stack(each).all()) for each in flags.values())
 
     # -- putting back --------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def restore(self, run: Run, *, clocks: bool = True) -> None:
-        """Put everything back, into the same tensors; what was added to models since is left alone.
+        """Put everything back, bit for bit and into the same tensors. May be done any number of times.
 
-        Without ``clocks`` only what training has learnt is put back: weights, buffers, gradients and the optimizers'
-        state. Schedulers and the rates they set, the loss scale, modes and random numbers go on.
+        What was added since (modules, parameters, groups and the state of what joined them) is left alone, and what is
+        gone from the run is passed over.
+
+        Args:
+            run: The run that the state is of.
+            clocks: Without them only what training has learnt is put back: weights, buffers, gradients, extra state and
+                the optimizers' state with its step counts. Schedulers and the options that they set, the loss scale,
+                membership of groups, modes, requires_grad and random numbers go on.
+
+        Raises:
+            RuntimeError: If its memory was handed on to a newer state.
+
         """
-        _copy_back(self.tensors)
-        for module, name, buffer in self.buffers:
-            if name in module._buffers:
-                module._buffers[name] = buffer
-        for parameter, gradient, copy in self.gradients:
-            if gradient is not None and copy is not None:
-                gradient.copy_(copy)
-            parameter.grad = gradient
-        for module, extra in self.extra:
-            module.set_extra_state(_plain(extra, _cloned))
-        for optimizer, states, groups in self.optimizers:
-            _restore_optimizer(optimizer, states, groups, clocks=clocks)
-        if not clocks:
-            return
-        for module, mode in self.modes:
-            module.training = mode
-        for parameter, trains in self.trainable:
-            parameter.requires_grad_(trains)
+        self._check_unspent()
+        steppers = [kept for kept in self.steppers if any(kept.live is live for live in run.optimizers)]
+        if clocks:
+            self._restore_members(run, steppers)
+        present = _present(run)
+        parts = [part for key, part in self.parts.items() if key in present]
+        self._restore_learnt(present, parts, steppers)
+        self._restore_gradients(present)
+        for kept in steppers:
+            _restore_options(kept, clocks=clocks)
+        if clocks:
+            self._restore_clocks(parts, present)
+
+    def _check_unspent(self) -> None:
+        if self.spent:
+            raise RuntimeError(f"the state of step {self.step} is gone: its memory was used for a newer one")
+
+    def _restore_members(self, run: Run, steppers: Iterable[Stepper]) -> None:
+        """Groups hold what they held, in order, and then what has joined since."""
+        alive = {id(parameter) for model in run.models for parameter in model.parameters()}
+        modelled = {id(parameter) for part in self.parts.values() for parameter in part.parameters.values()}
+        for kept in steppers:
+            for group, members in zip(kept.live.param_groups, kept.members, strict=False):
+                known = {id(member) for member in members}
+                back = [member for member in members if id(member) in alive or id(member) not in modelled]
+                group["params"][:] = [*back, *(member for member in group["params"] if id(member) not in known)]
+
+    def _restore_learnt(self, present: set[int], parts: Iterable[Part], steppers: Iterable[Stepper]) -> None:
+        back = {key: kept for key, kept in self.learnt.items() if key in present}
+
+        def mark(tensor: Tensor) -> Tensor:
+            if id(tensor) in self.learnt:
+                back[id(tensor)] = self.learnt[id(tensor)]
+            return tensor
+
+        for stepper in steppers:
+            _restore_state(stepper, present, mark)
+            for held in (stepper.marks, *stepper.options):
+                for value in held.values():
+                    _thaw(value, mark)
+        for part in parts:
+            _restore_buffers(part, mark)
+        _copy_back(back.values())
+        for part in parts:
+            if has_extra(part.module):
+                part.module.set_extra_state(copy.deepcopy(part.extra))
+
+    def _restore_gradients(self, present: set[int]) -> None:
+        pairs = []
+        for leaf in (leaf for key, leaf in self.leaves.items() if key in present):
+            kept, now = leaf.gradient, leaf.live.grad
+            if kept is not None and now is not None and _ordinary(now) and _alike(_values(now), kept):
+                pairs.append((now.detach(), kept))
+            elif kept is not None or now is not None:
+                leaf.live.grad = None if kept is None else kept.clone()
+        _copy_all(pairs)
+
+    def _restore_clocks(self, parts: Iterable[Part], present: set[int]) -> None:
+        _copy_back(self.clocked.values())
+        for part in parts:
+            if part.module.training != part.training:
+                part.module.training = part.training
+        for leaf in (leaf for key, leaf in self.leaves.items() if key in present):
+            if leaf.live.requires_grad != leaf.trains:
+                leaf.live.requires_grad_(leaf.trains)
         for thing, own in self.clocks:
-            _restore_own(thing, own)
+            for key in [key for key in _own(thing) if key not in own]:
+                delattr(thing, key)
+            vars(thing).update({key: _thaw(value) for key, value in own.items()})
         _restore_generators(self.generators)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], run: Run) -> None:
-        """Write models and optimizers as state dicts, whole or not at all; read with ``torch.load(weights_only=True)``.
+    def save(self, path: str | os.PathLike[str], run: Run | None = None) -> None:
+        """Write what was learnt, whole or not at all; ``torch.load(path, weights_only=True)`` reads it anywhere.
 
-        The file holds ``{"step", "models": [state_dict, ...], "optimizers": [state_dict, ...]}``.
+        The file holds ``{"step": int, "models": [state_dict, ...], "optimizers": [state_dict, ...]}``, on the CPU, with
+        the keys that the models had when they were kept, ready for each one's ``load_state_dict``. Values that no such
+        file may hold (functions, objects) are left out. ``run`` is not needed: a state knows its models.
+
+        Raises:
+            RuntimeError: If its memory was handed on to a newer state.
+            OSError: If the file cannot be written; an older one is still there.
+
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        copies = {id(kept.live): kept.copy for kept in self.tensors}
+        from trainmedic.remedies import _state_file
 
-        def kept(tensor: Tensor) -> Tensor:
-            return copies.get(id(tensor), tensor)
+        self._check_unspent()
+        _state_file.write(self, path)
 
-        content = {
-            "step": self.step,
-            "models": [{key: kept(value) for key, value in _live_state_dict(model).items()} for model in run.models],
-            "optimizers": [self._optimizer_dict(states, groups, kept) for _, states, groups in self.optimizers],
-        }
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        os.close(handle)
-        try:
-            torch.save(content, temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], run: Run) -> "State":
+        """The state that ``save`` wrote, for a run of the same models and optimizers; nothing in ``run`` changes.
 
-    def _optimizer_dict(
-        self, states: Mapping[Any, Any], groups: Iterable[Mapping[str, Any]], kept: Callable[[Tensor], Tensor]
-    ) -> dict[str, Any]:
-        """An optimizer's kept state in the shape of its own ``state_dict``: parameters by their number."""
-        numbers: dict[int, int] = {}
-        packed = []
-        for group in groups:
-            for parameter in group["params"]:
-                numbers.setdefault(id(parameter), len(numbers))
-            options = {key: _plain(value, kept) for key, value in group.items() if key != "params"}
-            packed.append({**options, "params": [numbers[id(parameter)] for parameter in group["params"]]})
-        state = {numbers[id(p)]: _plain(values, kept) for p, values in states.items() if id(p) in numbers}
-        return {"state": state, "param_groups": packed}
+        What a file does not hold (schedulers, random numbers, modes, gradients) is as it is in ``run`` now.
+
+        Raises:
+            UsageError: If the file is none of ``save``, or is of other models or optimizers.
+
+        """
+        from trainmedic.remedies import _state_file
+
+        return _state_file.read(path, run)
+
+    @classmethod
+    def load_into(cls, path: str | os.PathLike[str], run: Run) -> "State":
+        """Load a state and put it into ``run``, in place; raises as ``load`` does, and then nothing was changed."""
+        state = cls.load(path, run)
+        state.restore(run)
+        return state
 
 
-def _live_state_dict(model: nn.Module) -> dict[str, Any]:
-    """A state dict that holds the live tensors themselves."""
-    return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+# -- tensors -----------------------------------------------------------------------------------------------------
 
 
-def _copied(tensor: Tensor, spare: Tensor | None) -> Tensor:
-    source = tensor.detach()
-    if spare is not None and spare.shape == source.shape and spare.dtype == source.dtype and not source.is_sparse:
-        return spare.copy_(source)
-    return source.clone()
+def _values(tensor: Tensor) -> Tensor:
+    """The tensor without autograd, and its elements once: an expanded one cannot be written as it is."""
+    plain = tensor.detach()
+    if plain.layout is torch.strided:
+        for dimension, stride in enumerate(plain.stride()):
+            if stride == 0 and plain.shape[dimension] > 1:
+                plain = plain.narrow(dimension, 0, 1)
+    return plain
 
 
-def _cloned(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
+def _ordinary(tensor: Tensor) -> bool:
+    """Whether a tensor is plain memory, which may be copied together with others of its kind."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        return False
+    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
 
 
-def _plain(value: Any, tensor: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of nested containers, with ``tensor`` applied to the tensors in them."""
-    if isinstance(value, Tensor):
-        return tensor(value)
-    if isinstance(value, dict):
-        return {key: inner if key == "params" else _plain(inner, tensor) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner, tensor) for inner in value]
-    if type(value) is tuple:
-        return tuple(_plain(inner, tensor) for inner in value)
-    return value
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+
+
+def _copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Into the first of each pair what the second holds, with one kernel for all of a kind."""
+    groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in pairs:
+        kind = (target.device, source.device, target.dtype, target.is_inference())
+        targets, sources = groups.setdefault(kind, ([], []))
+        targets.append(target)
+        sources.append(source)
+    for (*_, inference), (targets, sources) in groups.items():
+        with torch.inference_mode(inference):  # such tensors, made in validation, can be written in that mode only
+            torch._foreach_copy_(targets, sources)
 
 
 def _copy_back(tensors: Iterable[Kept]) -> None:
-    """Into the same tensors, with one kernel for all of a kind."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Kept]] = {}
+    """Into the same tensors; one that has got another shape or type since is given new memory."""
+    pairs = []
     for kept in tensors:
-        if kept.live.shape != kept.copy.shape:
-            kept.live.set_(kept.copy.clone())  # type: ignore[call-overload]
+        target = _values(kept.live)
+        if target.shape != kept.copy.shape or target.dtype != kept.copy.dtype:
+            kept.live.data = kept.copy.to(kept.live.device, copy=True)
+        elif _ordinary(target) and _ordinary(kept.copy):
+            pairs.append((target, kept.copy))
         else:
-            groups.setdefault((kept.live.device, kept.live.dtype), []).append(kept)
-    for members in groups.values():
-        torch._foreach_copy_([kept.live.detach() for kept in members], [kept.copy for kept in members])
+            target.copy_(kept.copy)
+    _copy_all(pairs)
 
 
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, states: Mapping[Any, Any], groups: Iterable[Mapping[str, Any]], *, clocks: bool
-) -> None:
-    """Containers are made anew around the kept tensors, whose values are back already.
-
-    Parameters that joined a group since the state was kept stay in it, with their state.
-    """
-    known = {id(parameter) for group in groups for parameter in group["params"]}
-    for parameter in list(optimizer.state):
-        if parameter not in states and id(parameter) in known:
-            del optimizer.state[parameter]
-    for parameter, values in states.items():
-        live = optimizer.state[parameter]
-        kept = _plain(values, lambda tensor: tensor)
-        for key in [key for key in live if key not in kept]:
-            del live[key]
-        live.update(kept)
-    for live, kept in zip(optimizer.param_groups, groups, strict=False):
-        _restore_group(live, kept, clocks=clocks)
+# -- containers --------------------------------------------------------------------------------------------------
 
 
-def _restore_group(live: dict[str, Any], kept: Mapping[str, Any], *, clocks: bool) -> None:
-    own = {id(parameter) for parameter in kept["params"]}
-    if clocks:
-        live["params"][:] = [*kept["params"], *(p for p in live["params"] if id(p) not in own)]
-    for key in [key for key in live if key not in kept and (clocks or key not in CLOCKS)]:
-        del live[key]
-    for key, value in kept.items():
-        if key == "params" or (not clocks and key in CLOCKS):
+def _freeze(value: Any, keep: Callable[[Tensor], Tensor]) -> Any:
+    """Nested containers with what is in them now; ``keep`` is called with each tensor, unknown objects stay."""
+    if isinstance(value, Tensor):
+        return keep(value)
+    if isinstance(value, dict):
+        return Held(value, {key: _freeze(inner, keep) for key, inner in value.items()})
+    if isinstance(value, list | deque):
+        return Held(value, [_freeze(inner, keep) for inner in value])
+    if type(value) is tuple:
+        return tuple(_freeze(inner, keep) for inner in value)
+    return copy.copy(value) if isinstance(value, set | np.ndarray) else value
+
+
+def _thaw(frozen: Any, mark: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
+    """The same containers, filled as they were; ``mark`` is called with each tensor."""
+    if isinstance(frozen, Tensor):
+        return mark(frozen)
+    if isinstance(frozen, Held):
+        return _refilled(frozen, mark)
+    if type(frozen) is tuple:
+        return tuple(_thaw(inner, mark) for inner in frozen)
+    return copy.copy(frozen) if isinstance(frozen, set | np.ndarray) else frozen
+
+
+def _refilled(held: Held, mark: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(held.items, dict):
+        inside = {key: _thaw(inner, mark) for key, inner in held.items.items()}
+        held.live.clear()
+        held.live.update(inside)
+    else:
+        listed = [_thaw(inner, mark) for inner in held.items]
+        held.live.clear()
+        held.live.extend(listed)
+    return held.live
+
+
+def _is_data(value: Any) -> bool:
+    """Whether a value is data throughout: no parameters, functions or objects, which are somebody else's."""
+    if isinstance(value, dict):
+        return all(map(_is_data, value.values()))
+    if isinstance(value, list | tuple | deque | set):
+        return all(map(_is_data, value))
+    if isinstance(value, Tensor):
+        return not isinstance(value, nn.Parameter)
+    return value is None or isinstance(value, bool | int | float | complex | str | Enum | np.generic | np.ndarray)
+
+
+def _is_mark(value: Any) -> bool:
+    """Data on an optimizer itself; its containers are left out: they hold hooks and parameters."""
+    return not isinstance(value, dict | list | tuple | deque | set) and _is_data(value)
+
+
+# -- modules and optimizers --------------------------------------------------------------------------------------
+
+
+def has_extra(module: nn.Module) -> bool:
+    """Whether a module has state of its own beside parameters and buffers."""
+    return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+def _present(run: Run) -> set[int]:
+    """The ids of all modules of the run, and of all parameters in them or in a group of an optimizer."""
+    present = {id(leaf) for optimizer in run.optimizers for group in optimizer.param_groups for leaf in group["params"]}
+    for module in (module for model in run.models for module in model.modules()):
+        present.add(id(module))
+        present.update(id(parameter) for parameter in module._parameters.values() if parameter is not None)
+    return present
+
+
+def _restore_buffers(part: Part, mark: Callable[[Tensor], Tensor]) -> None:
+    live = part.module._buffers
+    for name, buffer in part.buffers.items():
+        if name in live:
+            if live[name] is not buffer:
+                live[name] = buffer
+            if buffer is not None:
+                mark(buffer)
+
+
+def _restore_state(kept: Stepper, present: set[int], mark: Callable[[Tensor], Tensor]) -> None:
+    """The state of everything that was there; that of parameters that have joined since stays."""
+    live = kept.live.state
+    members = {id(member) for group in kept.members for member in group}
+    joined = {key: value for key, value in live.items() if isinstance(key, Tensor) and id(key) not in members}
+    there = {key: value for key, value in kept.state.items() if not isinstance(key, Tensor) or id(key) in present}
+    back = {key: _thaw(value, mark) for key, value in there.items()}
+    live.clear()
+    live.update({**back, **joined})
+
+
+def _restore_options(kept: Stepper, *, clocks: bool) -> None:
+    for live, options in zip(kept.live.param_groups, kept.options, strict=False):
+        if clocks:
+            for key in [key for key in live if key not in options and key != "params"]:
+                del live[key]
+        live.update({key: _thaw(value) for key, value in options.items() if clocks or key not in CLOCKS})
+    marks = {key: _thaw(value) for key, value in kept.marks.items() if clocks or key not in CLOCKS}
+    vars(kept.live).update(marks)
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------
+
+
+def _clocks(run: Run) -> Iterator[Any]:
+    """Schedulers and scaler, the schedulers inside of schedulers, and callables that compute rates and hold values."""
+    found: set[int] = set()
+    waiting = [*run.schedulers, run.scaler]
+    while waiting:
+        thing = waiting.pop()
+        if thing is None or id(thing) in found or not hasattr(thing, "__dict__"):
             continue
-        if isinstance(value, Tensor) and isinstance(live.get(key), Tensor):
-            live[key].copy_(value)
-        else:
-            live[key] = _plain(value, _cloned)
+        found.add(id(thing))
+        yield thing
+        waiting += [f for f in vars(thing).get("lr_lambdas", ()) if not isinstance(f, FunctionType | type | nn.Module)]
+        for value in vars(thing).values():
+            waiting += [inner for inner in (value if isinstance(value, list | tuple) else [value]) if _is_clock(inner)]
+
+
+def _is_clock(thing: Any) -> bool:
+    """Whether a scheduler's attribute keeps time itself, as far as can be told: it can be saved, and is no model."""
+    if isinstance(thing, torch.optim.Optimizer | nn.Module):
+        return False
+    return hasattr(type(thing), "state_dict") and hasattr(type(thing), "load_state_dict")
 
 
 def _own(thing: Any) -> dict[str, Any]:
@@ -247,30 +533,13 @@ def _own(thing: Any) -> dict[str, Any]:
     return {key: value for key, value in vars(thing).items() if _is_data(value)}
 
 
-def _is_data(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_data, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_data, value))
-    return value is None or isinstance(value, Tensor | bool | int | float | str)
-
-
-def _restore_own(thing: Any, own: Mapping[str, Any]) -> None:
-    for key in [key for key, value in vars(thing).items() if key not in own and _is_data(value)]:
-        delattr(thing, key)
-    for key, value in own.items():
-        live = vars(thing).get(key)
-        if isinstance(live, Tensor) and isinstance(value, Tensor) and live.shape == value.shape:
-            live.copy_(value)
-        else:
-            setattr(thing, key, _plain(value, _cloned))
-
-
 def _generators() -> dict[str, Any]:
     """The state of every random number generator: Python's, NumPy's, torch's, and each used device's."""
-    kept: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    kept = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         kept["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        kept["mps"] = torch.mps.get_rng_state()
     return kept
 
 
@@ -280,3 +549,5 @@ def _restore_generators(kept: Mapping[str, Any]) -> None:
     torch.set_rng_state(kept["torch"])
     if "cuda" in kept:
         torch.cuda.set_rng_state_all(kept["cuda"])
+    if "mps" in kept:
+        torch.mps.set_rng_state(kept["mps"])
