@@ -45,7 +45,12 @@ class SkipStep(Remedy):
         )
 
     def _too_late(self, run: Run) -> bool:
-        """Whether there is nothing left to protect: the state, or the last few losses, are not finite."""
+        """Whether there is nothing left to protect: the state, or the last few losses, are not finite.
+
+        With a healthy state to start from there is: a spoilt run is put back to it before a remedy is applied.
+        """
+        if run.healthy is not None:
+            return False
         if not _sound(run):
             return True
         if "train/loss" not in run.history:

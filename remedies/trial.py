@@ -73,7 +73,11 @@ class SequentialTrial(Trial):
         if "train/loss" not in history:
             return np.empty(0)
         steps, values = history.series("train/loss")
-        return values[(steps >= first) & (steps <= last)]
+        within = (steps >= first) & (steps <= last)
+        if "optimizer/skipped" in history:  # a step that was rejected changed nothing
+            rejected = history.series("optimizer/skipped")
+            within &= ~np.isin(steps, rejected.steps[rejected.values > 0])
+        return values[within]
 
     def _from_itself(self, after: Array, last: bool) -> Verdict | None:
         third = len(after) // 3

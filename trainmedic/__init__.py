@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainmedic.history import History
     from trainmedic.medic import Medic
     from trainmedic.readers import read
+    from trainmedic.remedies.prescription import replay
     from trainmedic.reports.report import Report
     from trainmedic.settings import Settings
     from trainmedic.watching import watch
@@ -29,6 +30,7 @@ _HOMES = {
     "Settings": "trainmedic.settings",
     "examine": "trainmedic.analysis",
     "read": "trainmedic.readers",
+    "replay": "trainmedic.remedies.prescription",
     "watch": "trainmedic.watching",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "examine",
     "read",
+    "replay",
     "watch",
 ]
 

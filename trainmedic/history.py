@@ -117,11 +117,18 @@ class Snapshot:
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-class _Rows:
-    """Rows of numbers in step order that stay within ``limit``: the newer half as recorded, the older half thinned.
+FIRST = 64
+"""Rows at the start of a recording that are never thinned: how a run began is what later steps are compared with."""
 
-    Thinning turns every four of the older rows into two, the smallest and the largest value of each column, so that
-    an extreme is never averaged away, however old; of a single column also the first value that is not finite stays.
+
+class _Rows:
+    """Rows of numbers in step order that stay within ``limit``: first and newer half as recorded, between them thinned.
+
+    Thinning takes, of the older half, the rows that were thinned least often, so that all of it keeps about the same
+    resolution, however long the run. Of a single column, every eight values become four: the smallest, the largest,
+    the first that is not finite, and what else there is room for, each at its own step. Of several columns, every four
+    rows become two, with the smallest and the largest value of each column; the steps are the first and the last of the
+    four. So an extreme is never averaged away, and stays where it was as precisely as that part is still recorded.
     """
 
     def __init__(self, columns: Sequence[str], dtype: type, limit: int | None) -> None:
@@ -130,6 +137,7 @@ class _Rows:
         self.count = 0
         self._steps = np.empty(16, dtype=np.int64)
         self._values: NDArray[Any] = np.full((16, len(columns)), np.nan, dtype=dtype)
+        self._thinned = np.zeros(16, dtype=np.uint8)  # how often each row was
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -152,9 +160,10 @@ class _Rows:
         at = self.count
         if at and step < self._steps[at - 1]:  # a late value, such as a validation logged for an earlier step
             at = int(np.searchsorted(self.steps, step, side="right"))
-            self._steps[at + 1 : self.count + 1] = self._steps[at : self.count].copy()
-            self._values[at + 1 : self.count + 1] = self._values[at : self.count].copy()
+            for array in (self._steps, self._values, self._thinned):
+                array[at + 1 : self.count + 1] = array[at : self.count].copy()
         self._steps[at] = step
+        self._thinned[at] = 0
         self._values[at] = np.nan
         with np.errstate(over="ignore"):
             for column, value in row.items():
@@ -164,44 +173,70 @@ class _Rows:
     def fill(self, steps: Iterable[int], values: NDArray[Any]) -> None:
         """Take whole arrays at once; sorted by step, in the given order within one step."""
         as_steps = np.asarray(steps, dtype=np.int64)
+        if values.shape[:1] != as_steps.shape or values.size != len(as_steps) * len(self.columns):
+            raise ValueError(f"{len(as_steps)} steps and {len(self.columns)} columns, but values of {values.shape}")
         order = np.argsort(as_steps, kind="stable")
         self._steps = as_steps[order]
-        self._values = np.array(values.reshape(len(as_steps), -1)[order], dtype=self._values.dtype)
+        self._values = np.array(values.reshape(len(as_steps), len(self.columns))[order], dtype=self._values.dtype)
+        self._thinned = np.zeros(len(as_steps), dtype=np.uint8)
         self.count = len(as_steps)
 
+    def since(self, step: int) -> "_Rows":
+        """The rows from ``step`` on, without a limit. Shares memory; what is added to it is its own."""
+        part = _Rows(list(self.columns), self._values.dtype.type, None)
+        rows = slice(int(np.searchsorted(self.steps, step, side="left")), self.count)
+        part._steps, part._thinned = self._steps[rows], self._thinned[rows]
+        part._values = self._values[rows, : len(self.columns)]
+        part.count = len(part._steps)
+        return part
+
     def _grow(self, rows: int, columns: int) -> None:
-        steps, values = self._steps, self._values
+        steps, values, thinned = self._steps, self._values, self._thinned
         self._steps = np.empty(rows, dtype=np.int64)
+        self._thinned = np.zeros(rows, dtype=np.uint8)
         self._values = np.full((rows, columns), np.nan, dtype=values.dtype)
-        self._steps[: self.count] = steps[: self.count]
+        self._steps[: self.count], self._thinned[: self.count] = steps[: self.count], thinned[: self.count]
         self._values[: self.count, : values.shape[1]] = values[: self.count]
 
     def _thin(self) -> None:
-        old = self.count // 2 // 4 * 4
-        steps = self._steps[:old].reshape(-1, 4)
-        values = self._values[:old].reshape(len(steps), 4, -1)
-        if values.shape[2] == 1:
-            kept_steps, kept = _thin_series(steps, values[:, :, 0])
-        else:
-            kept_steps = steps[:, 1:3].reshape(-1)
-            kept = np.stack([np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)], axis=1)
-            kept = kept.reshape(len(kept_steps), -1)
-        new = self.count - old
-        self._steps[len(kept) : len(kept) + new] = self._steps[old : self.count].copy()
-        self._values[len(kept) : len(kept) + new] = self._values[old : self.count].copy()
-        self._steps[: len(kept)], self._values[: len(kept)] = kept_steps, kept
-        self.count = len(kept) + new
+        rows = self._thinned_least()
+        kept = self._extremes(rows) if self._values.shape[1] == 1 else self._merged(rows)
+        self._thinned[kept] += 1
+        stays = np.ones(self.count, dtype=bool)
+        stays[rows], stays[kept] = False, True
+        left = int(stays.sum())
+        for array in (self._steps, self._values, self._thinned):
+            array[:left] = array[: self.count][stays]
+        self.count = left
 
+    def _thinned_least(self) -> NDArray[np.intp]:
+        """Rows of the older half that were thinned least often, where they are enough to be worth it; times eight."""
+        times = self._thinned[FIRST : self.count // 2]
+        counts = np.bincount(times)
+        level = int(np.argmax(counts >= max(8, len(times) // 64)))
+        rows = np.flatnonzero(times == level)
+        return rows[: len(rows) // 8 * 8] + FIRST
 
-def _thin_series(steps: NDArray[np.int64], values: Array) -> tuple[NDArray[np.int64], Array]:
-    """Of each group of four values (groups x 4) the smallest and the largest, or the first that is not finite."""
-    finite = np.isfinite(values)
-    low = np.where(finite.all(axis=1), np.argmin(values, axis=1), np.argmin(finite, axis=1))
-    high = np.argmax(np.where(finite, values, -np.inf), axis=1)
-    high = np.where(high == low, (low + 1) % 4, high)
-    picks = np.sort(np.stack([low, high], axis=1), axis=1)
-    groups = np.arange(len(steps))[:, None]
-    return steps[groups, picks].reshape(-1), values[groups, picks].reshape(-1, 1)
+    def _extremes(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Of every eight rows of a single column the four that matter most."""
+        groups = rows.reshape(-1, 8)
+        values = self._values[groups, 0]
+        finite = np.isfinite(values)
+        each = np.arange(len(groups))
+        worth = np.where(finite, 0, 1)
+        worth[each, np.argmin(np.where(finite, values, np.inf), axis=1)] += 2
+        worth[each, np.argmax(np.where(finite, values, -np.inf), axis=1)] += 2
+        worth[each, np.argmin(finite, axis=1)] += 2
+        best = np.argsort(-worth, axis=1, kind="stable")[:, :4]
+        return groups[each[:, None], best].reshape(-1)
+
+    def _merged(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Put the smallest values of every four rows into the first of them, and the largest into the last."""
+        groups = rows.reshape(-1, 4)
+        values = self._values[groups]
+        self._values[groups[:, 0]] = np.fmin.reduce(values, axis=1)
+        self._values[groups[:, 3]] = np.fmax.reduce(values, axis=1)
+        return groups[:, [0, 3]].reshape(-1)
 
 
 class History:
@@ -298,11 +333,7 @@ class History:
         part = History()
         part.facts, part.architecture = self.facts, self.architecture
         for source, target in ((self._series, part._series), (self._tables, part._tables)):
-            for name, rows in source.items():
-                cut = int(np.searchsorted(rows.steps, step, side="left"))
-                view = target[name] = _Rows(list(rows.columns), rows.values.dtype.type, None)
-                view._steps, view._values = rows.steps[cut:], rows.values[cut:, : len(rows.columns)]
-                view.count = rows.count - cut
+            target.update({name: rows.since(step) for name, rows in source.items()})
         return part
 
     def _all(self) -> list[_Rows]:
@@ -325,6 +356,7 @@ class History:
         ``fc1__gradient_norm=[...]`` is layer ``fc1`` of the table ``gradient_norm``. Steps count from 0 unless given.
         """
         history = cls()
+        given_steps = None if steps is None else list(steps)
         history.facts.update(facts or {})
         history.architecture.update({layer.name: layer for layer in layers})
         tables: dict[str, dict[str, list[float]]] = {}
@@ -332,7 +364,7 @@ class History:
             column = list(given)
             layer, double, statistic = key.partition("__")
             if not double:
-                at = list(steps) if steps is not None else list(range(len(column)))
+                at = given_steps if given_steps is not None else list(range(len(column)))
                 history.add_series(key.replace("_", "/", 1), at[: len(column)], column)
                 continue
             tables.setdefault(statistic, {})[layer] = column
@@ -340,7 +372,7 @@ class History:
                 history.architecture[layer] = Layer(layer, order=len(history.architecture))
         for statistic, table in tables.items():
             length = max(map(len, tables[statistic].values()))
-            at = list(steps) if steps is not None else list(range(length))
+            at = given_steps if given_steps is not None else list(range(length))
             for row in range(length):
                 here = {layer: column[row] for layer, column in table.items() if row < len(column)}
                 history.record(Snapshot(at[row], layers={statistic: here}))
@@ -358,7 +390,7 @@ class History:
             "series": self.names(),
             "tables": {name: list(self._tables[name].columns) for name in self.statistics()},
         }
-        arrays["header"] = np.frombuffer(json.dumps(header, default=str).encode(), dtype=np.uint8)
+        arrays["header"] = np.frombuffer(json.dumps(header, default=_plain).encode(), dtype=np.uint8)
         for kind, names, source in (("s", self.names(), self._series), ("t", self.statistics(), self._tables)):
             for i, name in enumerate(names):
                 rows = source[name]
@@ -385,25 +417,28 @@ class History:
                 raise ValueError(f"it unpacks to {unpacked} bytes")
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return cls._from_arrays({name: arrays[name] for name in arrays.files})
-        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            raise UnreadableError(f"{path}: not a trainmedic history: {error}") from error
+        except Exception as error:  # whatever a broken or hostile file sets off, it is the file that is wrong
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UnreadableError(f"{path}: not a trainmedic history: {reason}") from error
 
     @classmethod
     def _from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        header = json.loads(arrays["header"].tobytes())
-        if header["format"] != cls.FORMAT:
-            raise ValueError(f"format {header['format']!r}, this version reads {cls.FORMAT!r}")
+        header = json.loads(arrays["header"].tobytes()) if "header" in arrays else None
+        if not isinstance(header, dict) or not isinstance(header.get("facts"), dict):
+            raise ValueError("it has no header")
+        if header.get("format") != cls.FORMAT:
+            raise ValueError(f"format {header.get('format')!r:.60}, this version reads {cls.FORMAT!r}")
         history = cls(bounded=bool(header["bounded"]))
         history.facts = header["facts"]
         for entry in header["architecture"]:
-            layer = Layer(**{**entry, "shape": tuple(entry["shape"])})
+            layer = _layer_from(entry)
             history.architecture[layer.name] = layer
-        for i, name in enumerate(header["series"]):
+        for i, name in enumerate(map(str, header["series"])):
             rows = _Rows([name], np.float64, cls.SERIES_LIMIT if history.bounded else None)
             rows.fill(arrays[f"s{i}_steps"], arrays[f"s{i}_values"])
             history._series[name] = rows
         for i, (name, columns) in enumerate(header["tables"].items()):
-            rows = _Rows(columns, np.float32, cls.TABLE_LIMIT if history.bounded else None)
+            rows = _Rows([str(column) for column in columns], np.float32, cls.TABLE_LIMIT if history.bounded else None)
             rows.fill(arrays[f"t{i}_steps"], arrays[f"t{i}_values"])
             history._tables[name] = rows
         return history
@@ -413,6 +448,24 @@ class History:
             f"History(steps {self.first_step}..{self.last_step}, {len(self.names())} series, "
             f"{len(self.statistics())} statistics of {len(self.architecture)} layers)"
         )
+
+
+def _plain(value: object) -> Any:
+    """A fact as JSON can hold it: numpy's values as Python's, anything else as its text."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+
+def _layer_from(entry: Mapping[str, Any]) -> Layer:
+    """A row of the table of layers as a file has it: right types whatever it holds, unknown fields ignored."""
+    activation = entry.get("activation")
+    return Layer(
+        name=str(entry["name"]),
+        kind=str(entry.get("kind", "")),
+        order=int(entry.get("order", -1)),
+        shape=tuple(int(size) for size in entry.get("shape", ())),
+        trainable=bool(entry.get("trainable", True)),
+        activation=None if activation is None else str(activation),
+    )
 
 
 def check_step(step: object) -> int:

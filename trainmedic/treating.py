@@ -204,8 +204,11 @@ class Treating:
         return bool(losses[-1] > 10 * max(float(np.median(healthy)), 1e-12) and losses[-1] > sane.min() * 10)
 
     def _restart(self, start: int) -> None:
-        """Detectors look only at what comes after a change."""
-        self.since_before, self.since = self.since, start
+        """Detectors look only at what comes after a change.
+
+        With several optimizers, what is logged after the last one's step belongs to the next step of the first.
+        """
+        self.since_before, self.since = self.since, start + (len(self.run.optimizers) > 1)
         self._candidate = None
         self._changed()
 
