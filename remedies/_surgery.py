@@ -1,6 +1,5 @@
 """Changing a live model in place: the user's names stay the live objects, and no key of its state_dict changes."""
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
+from trainmedic.remedies._alive import alive
 from trainmedic.remedies._layers import NORM, units_of
 from trainmedic.remedies.remedy import Refused, Undo
 from trainmedic.remedies.run import Run
@@ -238,7 +238,8 @@ def averaged_copies(model: nn.Module) -> list[AveragedModel]:
     def layout(module: nn.Module) -> list[tuple[str, torch.Size]]:
         return [(name, parameter.shape) for name, parameter in module.named_parameters()]
 
-    alive = [thing for thing in gc.get_objects() if issubclass(type(thing), AveragedModel)]
     return [
-        average for average in alive if type(average.module) is type(model) and layout(average.module) == layout(model)
+        average
+        for average in alive(AveragedModel)
+        if type(average.module) is type(model) and layout(average.module) == layout(model)
     ]

@@ -21,9 +21,9 @@ class SkipStep(Remedy):
     `patience` skips in a row it lets go: a run that makes nothing else is not saved by skipping.
 
     Safety: safe. It touches gradients only, right before the optimizer's step; it waits for one flag per step.
-    Works when: single batches give NaN or infinity while the weights are sound.
-    Does not help: weights that are not finite already, or a loss that stays so (rewind); under a loss scaler, which
-    skips such steps itself.
+    Works when: single batches give NaN or infinity while the weights are sound, or were in a state that was kept.
+    Does not help: weights that are not finite, where no healthy state was kept; a loss that is never finite; under a
+    loss scaler, which skips such steps itself.
     Source: torch.amp.GradScaler skips alike (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2).
     """
 
@@ -72,7 +72,7 @@ class SkipStep(Remedy):
 class Skip:
     """Called right before an optimizer's step: it drops gradients that are not finite, with all others of that step.
 
-    ``skipped`` holds the steps at which it did.
+    It answers whether it did; ``skipped`` holds the steps at which it did.
     """
 
     def __init__(self, run: Run, patience: int) -> None:
