@@ -37,12 +37,16 @@ class DeadRelu(Rule):
         "inputs: x.mean(), x.std(); (b) the biases: layer.bias.min(); (c) nn.LeakyReLU or nn.GELU in place of nn.ReLU."
     )
 
-    dead_units: float = Field(0.5, gt=0, le=1, description="share of a layer's units, 0 to 1")
-    dead_units_working: float = Field(0.8, gt=0, le=1, description="the same in a run that has halved its loss, 0 to 1")
-    dead_units_error: float = Field(
-        0.9, gt=0, le=1, description="share of a layer's units that makes it an error, 0 to 1"
+    dead_units: float = Field(
+        0.5, gt=0, le=1, description="share of a layer's units, 0 to 1 (SageMaker Debugger's limit)"
     )
-    patience: int = Field(3, ge=1, description="measurements in a row")
+    dead_units_working: float = Field(
+        0.8, gt=0, le=1, description="the same in a run that has halved its loss, 0 to 1 (wide layers have idle units)"
+    )
+    dead_units_error: float = Field(
+        0.9, gt=0, le=1, description="share of a layer's units that makes it an error, 0 to 1 (one in ten is left)"
+    )
+    patience: int = Field(3, ge=1, description="measurements in a row (one large step can silence units for a while)")
 
     def check(self, history: History) -> Iterator[Finding]:
         table = history.layers("dead_units_lasting")

@@ -34,7 +34,8 @@ class VanishingGradient(Rule):
     log10(median of r over the last quarter of the layers / median over the first quarter) above `decades`, in
     `patience` measurements in a row, `steps` steps or more after the start, while the loss has come down by less than
     `still` of its first level, or the weights of the first layers move by less than `resolution` of themselves while
-    those of the last move a thousand times as fast. Silent once the loss has come down by `works`.
+    those of the last move a thousand times as fast. Silent once the loss has come down by `works`, or the gradients of
+    the first layers are back.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual.
     Known limits: needs the training loss and at least `least_layers` weight matrices; layers whose gradient is exactly
     zero are not vanishing but cut off. Weights drawn too small shrink signal and gradient alike, so that all layers
@@ -97,7 +98,7 @@ class VanishingGradient(Rule):
         late = steps >= steps[0] + self.steps if len(steps) else np.empty(0, dtype=bool)
         dies = np.isfinite(lost) & (lost > self.decades)
         ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
-        if not len(ends):
+        if not len(ends) or np.median(dies[-self.patience :]) < 1:  # never, or no longer
             return
         end = int(ends[0])
         alive = np.flatnonzero(~dies[:end])
