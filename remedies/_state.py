@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from trainmedic.remedies.run import Run
@@ -176,7 +177,7 @@ class State:
                 self._keep_leaf(parameter, memory)
         for buffer in buffers.values():
             if buffer is not None:
-                self._keep(buffer, memory)
+                self._keep(buffer, memory, judged=isinstance(module, _NormBase))
         extra = copy.deepcopy(module.get_extra_state()) if has_extra(module) else None
         transient = frozenset(module._non_persistent_buffers_set)
         return Part(module, parameters, buffers, transient, module.training, extra)
@@ -202,9 +203,9 @@ class State:
         return kept | gradients
 
     def finite(self) -> bool:
-        """Whether every parameter and every average that an optimizer keeps is finite; waits for each device once.
+        """Whether all parameters, running statistics of norms, and averages of optimizers are finite.
 
-        Buffers are not looked at: masks may hold infinities.
+        Other buffers are not looked at: masks may hold infinities. Waits for each device once.
         """
         flags: dict[torch.device, list[Tensor]] = {}
         for kept in self.learnt.values():
@@ -231,18 +232,21 @@ class State:
             run: The run that the state is of.
             clocks: Without them only what training has learnt is put back: weights, buffers, gradients, extra state and
                 the optimizers' state with its step counts. Schedulers and the options that they set, the loss scale,
-                membership of groups, modes, requires_grad and random numbers go on.
+                membership of groups, which buffers there are, modes, requires_grad and random numbers go on.
 
         Raises:
             RuntimeError: If its memory was handed on to a newer state.
 
         """
         self._check_unspent()
+        alive = {id(module) for model in run.models for module in model.modules()}
+        parts = [part for key, part in self.parts.items() if key in alive]
         steppers = [kept for kept in self.steppers if any(kept.live is live for live in run.optimizers)]
         if clocks:
             self._restore_members(run, steppers)
+            for part in parts:
+                _restore_names(part)
         present = _present(run)
-        parts = [part for key, part in self.parts.items() if key in present]
         self._restore_learnt(present, parts, steppers)
         self._restore_gradients(present)
         for kept in steppers:
@@ -275,7 +279,7 @@ class State:
         for stepper in steppers:
             _restore_state(stepper, present, mark)
             for held in (stepper.marks, *stepper.options):
-                for value in held.values():
+                for value in (value for key, value in held.items() if key not in CLOCKS):
                     _thaw(value, mark)
         for part in parts:
             _restore_buffers(part, mark)
@@ -334,7 +338,8 @@ class State:
         What a file does not hold (schedulers, random numbers, modes, gradients) is as it is in ``run`` now.
 
         Raises:
-            UsageError: If the file is none of ``save``, or is of other models or optimizers.
+            UnreadableError: If the file cannot be read, or is none of ``save``.
+            UsageError: If it is of other models or optimizers.
 
         """
         from trainmedic.remedies import _state_file
@@ -443,16 +448,18 @@ def _is_data(value: Any) -> bool:
     """Whether a value is data throughout: no parameters, functions or objects, which are somebody else's."""
     if isinstance(value, dict):
         return all(map(_is_data, value.values()))
-    if isinstance(value, list | tuple | deque | set):
+    if isinstance(value, list | tuple | deque | set | frozenset):
         return all(map(_is_data, value))
     if isinstance(value, Tensor):
         return not isinstance(value, nn.Parameter)
-    return value is None or isinstance(value, bool | int | float | complex | str | Enum | np.generic | np.ndarray)
+    return value is None or isinstance(
+        value, bool | int | float | complex | str | bytes | Enum | np.generic | np.ndarray
+    )
 
 
 def _is_mark(value: Any) -> bool:
     """Data on an optimizer itself; its containers are left out: they hold hooks and parameters."""
-    return not isinstance(value, dict | list | tuple | deque | set) and _is_data(value)
+    return not isinstance(value, dict | list | tuple | deque | set | frozenset) and _is_data(value)
 
 
 # -- modules and optimizers --------------------------------------------------------------------------------------
@@ -464,12 +471,20 @@ def has_extra(module: nn.Module) -> bool:
 
 
 def _present(run: Run) -> set[int]:
-    """The ids of all modules of the run, and of all parameters in them or in a group of an optimizer."""
-    present = {id(leaf) for optimizer in run.optimizers for group in optimizer.param_groups for leaf in group["params"]}
-    for module in (module for model in run.models for module in model.modules()):
-        present.add(id(module))
-        present.update(id(parameter) for parameter in module._parameters.values() if parameter is not None)
-    return present
+    """The ids of all parameters of the run's models and in its optimizers' groups."""
+    modelled = {id(leaf) for model in run.models for leaf in model.parameters()}
+    return modelled | {id(leaf) for opt in run.optimizers for group in opt.param_groups for leaf in group["params"]}
+
+
+def _restore_names(part: Part) -> None:
+    """The buffers that the module had, and no others; what remedies do to parameters they undo themselves."""
+    live = part.module._buffers
+    for name in [name for name in live if name not in part.buffers]:
+        del live[name]
+    for name in [name for name in part.buffers if name not in live and not hasattr(part.module, name)]:
+        live[name] = part.buffers[name]
+    if part.module._non_persistent_buffers_set != part.transient:
+        part.module._non_persistent_buffers_set = set(part.transient)
 
 
 def _restore_buffers(part: Part, mark: Callable[[Tensor], Tensor]) -> None:
@@ -536,8 +551,10 @@ def _own(thing: Any) -> dict[str, Any]:
 def _generators() -> dict[str, Any]:
     """The state of every random number generator: Python's, NumPy's, torch's, and each used device's."""
     kept = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        kept["cuda"] = torch.cuda.get_rng_state_all()
+    for name in ("cuda", "xpu"):
+        device = getattr(torch, name)
+        if device.is_available() and device.is_initialized():
+            kept[name] = device.get_rng_state_all()
     if torch.backends.mps.is_available():
         kept["mps"] = torch.mps.get_rng_state()
     return kept
@@ -547,7 +564,7 @@ def _restore_generators(kept: Mapping[str, Any]) -> None:
     random.setstate(kept["python"])
     np.random.set_state(kept["numpy"])
     torch.set_rng_state(kept["torch"])
-    if "cuda" in kept:
-        torch.cuda.set_rng_state_all(kept["cuda"])
+    for name in kept.keys() & {"cuda", "xpu"}:
+        getattr(torch, name).set_rng_state_all(kept[name])
     if "mps" in kept:
         torch.mps.set_rng_state(kept["mps"])

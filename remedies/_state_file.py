@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from trainmedic.errors import UsageError
+from trainmedic.errors import UnreadableError, UsageError
 from trainmedic.remedies._state import CLOCKS, Held, Kept, Part, State, Stepper, has_extra
 from trainmedic.remedies.run import Run
 
 EXTRA = "_extra_state"
 """The last part of the key under which ``state_dict`` holds a module's extra state."""
 
-TORN = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError)
-"""What ``torch.load`` raises for files that are missing, torn, or not its own."""
+VERSION = 1
+
+TORN = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
+"""What ``torch.load`` raises for files that are torn, or not its own."""
 
 PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(None))
 """Types, beside tensors and containers, that are read without pickle."""
@@ -40,6 +42,7 @@ def write(state: State, path: str | os.PathLike[str]) -> None:
         return host[id(tensor)] if id(tensor) in host else tensor.detach().cpu()
 
     content = {
+        "version": VERSION,
         "step": state.step,
         "models": [_model_dict(places, kept) for places in state.models],
         "optimizers": [_optimizer_dict(stepper, kept) for stepper in state.steppers],
@@ -151,26 +154,35 @@ def read(path: str | os.PathLike[str], run: Run) -> State:
     state = State.capture(run)
     state.step = content["step"]
     try:
-        _check(len(content["models"]) == len(state.models), "it holds another number of models")
-        _check(len(content["optimizers"]) == len(state.steppers), "it holds another number of optimizers")
+        _check(len(content["models"]) == len(state.models), "run: it holds another number of models")
+        _check(len(content["optimizers"]) == len(state.steppers), "run: it holds another number of optimizers")
         for places, saved in zip(state.models, content["models"], strict=True):
             _take_model(state, places, saved)
         for stepper, saved in zip(state.steppers, content["optimizers"], strict=True):
             _take_optimizer(state, stepper, saved)
-    except (UsageError, TypeError, AttributeError, LookupError) as error:
-        raise UsageError(f"{path}: does not fit this run: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: does not fit the {error}") from error
+    except (TypeError, AttributeError, LookupError, ValueError) as error:
+        raise UnreadableError(f"{path}: a broken saved state: {type(error).__name__}: {error}") from error
     return state
 
 
 def _content(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        file = open(path, "rb")  # noqa: SIM115 - closed below; only its opening fails for reasons outside of the file
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        with file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except TORN as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UsageError(f"{path}: cannot be read as a saved state: {reason}") from error
-    _check(isinstance(content, dict) and isinstance(content.get("step"), int), f"{path}: is no saved state")
-    _check(all(isinstance(content.get(k), list) for k in ("models", "optimizers")), f"{path}: is no saved state")
-    return dict(content)
+        raise UnreadableError(f"{path}: not a saved state, or a broken one") from error
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise UnreadableError(f"{path}: not a saved state of version {VERSION}")
+    lists = all(isinstance(content.get(key), list) for key in ("models", "optimizers"))
+    if not lists or not isinstance(content.get("step"), int):
+        raise UnreadableError(f"{path}: not a saved state, or a broken one")
+    return content
 
 
 def _check(fine: bool, otherwise: str) -> None:
@@ -183,7 +195,7 @@ def _take_model(state: State, places: Iterable[tuple[str, Part]], saved: Mapping
     optional = {key for key, place in expected.items() if isinstance(place, Part)}
     odd = sorted((expected.keys() ^ saved.keys()) - optional)
     if odd:
-        raise UsageError(f"{odd[0]!r} is {'missing' if odd[0] in expected else 'unknown'}, {len(odd)} such keys in all")
+        raise UsageError(f"model: {odd[0]} is only in one of them ({len(odd)} such keys in all)")
     for key, place in expected.items():
         if isinstance(place, Part):
             place.extra = saved.get(key, place.extra)
@@ -193,8 +205,8 @@ def _take_model(state: State, places: Iterable[tuple[str, Part]], saved: Mapping
 
 def _take_tensor(state: State, key: str, live: Tensor, value: Any) -> None:
     kept = state.learnt.get(id(live))
-    _check(kept is not None, f"{key!r} is not initialised yet: run one batch first")
-    _check(isinstance(value, Tensor) and value.shape == live.shape, f"{key!r} has another shape")
+    _check(kept is not None, f"model: {key} is not initialised yet; run one batch first")
+    _check(isinstance(value, Tensor) and value.shape == live.shape, f"model: {key} has another shape")
     assert kept is not None
     kept.copy = value.to(live.device, live.dtype, copy=True)
     for dimension, size in enumerate(kept.copy.shape):
@@ -205,7 +217,7 @@ def _take_tensor(state: State, key: str, live: Tensor, value: Any) -> None:
 def _take_optimizer(state: State, stepper: Stepper, saved: Mapping[str, Any]) -> None:
     groups = saved["param_groups"]
     sizes = [len(group["params"]) for group in groups]
-    _check(sizes == [len(members) for members in stepper.members], "the groups of an optimizer have other sizes")
+    _check(sizes == [len(members) for members in stepper.members], "optimizer: its groups have other sizes")
     numbers = _numbers(stepper)
     leaves = {numbers[id(member)]: member for members in stepper.members for member in members}
     adopt = Adoption(state)
