@@ -36,8 +36,9 @@ class SequentialTrial(Trial):
 
     The change is kept if the median training loss in the second half of the window lies below both the median before
     and what a straight line through the time before leads to, by more than three standard errors of that comparison
-    and by at least ``LEAST_EFFECT`` of its value. A run that was spoilt has no time before: then the loss must stay finite and fall
-    within the window. An open outcome is watched for up to ``PATIENCE`` windows, then the change is undone.
+    and by at least ``LEAST_EFFECT`` of its value. A run that was spoilt has no time before: then the loss must stay
+    finite and fall within the window. An open outcome is watched for up to ``PATIENCE`` windows, then the change is
+    undone.
 
     Args:
         start: first step taken with the change.

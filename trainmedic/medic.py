@@ -157,7 +157,7 @@ class Medic:
             findings=diagnosis.findings,
             checked=diagnosis.checked,
             not_checked=diagnosis.not_checked,
-            treatments=tuple(self._treating.treatments),
+            treatments=self._treating.record(),
             advised=tuple(self._do("advising", self._treating.advise, diagnosis.findings) or ()),
             refused=tuple(self._treating.refused.items()),
             notes=(*self._notes, *(f"not measured: {what}: {why}" for what, why in self._not_measured().items())),

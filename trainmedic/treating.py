@@ -73,6 +73,11 @@ class Treating:
         """Whether a change waits to be made."""
         return bool(self._pending or self._undo_next)
 
+    def record(self) -> tuple[Treatment, ...]:
+        """All treatments so far, with the one that is on trial, if any."""
+        waiting = [on_trial for on_trial in (self._on_trial, self._undo_next and self._undo_next[0]) if on_trial]
+        return (*self.treatments, *(on_trial.treatment for on_trial in waiting))
+
     def advise(self, findings: tuple[Finding, ...]) -> list[tuple[str, Change]]:
         """What would be done about findings that are roots, if everything were allowed: (id, change) each."""
         roots = [finding for finding in findings if finding.explained_by is None and finding.severity.rank > 0]

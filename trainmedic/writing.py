@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import trainmedic.remedies.prescription as prescription_file
 from trainmedic.diagnose import Finding
 from trainmedic.history import History
-import trainmedic.remedies.prescription as prescription_file
 from trainmedic.remedies.change import Treatment
 from trainmedic.reports.report import Report
 from trainmedic.reports.tensorboard import TensorBoardWriter

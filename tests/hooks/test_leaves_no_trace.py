@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.hooks.networks import KINDS, batch
 from torch import nn
 
 import trainmedic
+from tests.hooks.networks import KINDS, batch
 
 
 def train(kind: str, steps: int, *, watched: bool) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.hooks.networks import KINDS, batch
 from torch import Tensor, nn
 
 import trainmedic
+from tests.hooks.networks import KINDS, batch
 from trainmedic.history import History
 
 
