@@ -25,10 +25,7 @@ def table(heading: str) -> list[list[str]]:
 
 def test_the_example_finds_what_it_says(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
-    alone = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-    }  # so small a net is slower on many threads, most of all beside others
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # more threads make so small a net slower
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "TM201 vanishing-gradient" in done.stdout
