@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,10 +245,11 @@ def test_random_histories_never_raise(rule: type[Rule], history: History) -> Non
 def test_silent_on_noise(rule: type[Rule], seed: int) -> None:
     """White noise around a level, a random walk of the gradient, accuracies by chance: nothing is wrong with that."""
     random = np.random.default_rng(seed)
+    columns: dict[str, Any] = {f"fc{i}.weight__gradient_norm": np.exp(random.standard_normal(600)) for i in range(8)}
     history = History.of(
         train_loss=2.3 + 0.2 * random.standard_normal(600),
         gradient_norm=np.exp(np.cumsum(0.05 * random.standard_normal(600))),
-        **{f"fc{i}.weight__gradient_norm": np.exp(random.standard_normal(600)) for i in range(8)},
+        **columns,
         layers=[Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(8)],
     )
     history.add_series("validation/loss", range(0, 600, 5), 2.3 + 0.2 * random.standard_normal(120))

@@ -1,0 +1,143 @@
+"""TM501 and its look-alikes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import trainmedic
+from trainmedic.diagnose import Finding, Severity
+from trainmedic.diagnose.rules.overfitting import Overfitting
+from trainmedic.history import History
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+FALLING = list(np.geomspace(2.3, 0.01, 40))
+TURNED = [*np.linspace(2.3, 1.0, 10), *np.linspace(1.02, 2.0, 30)]
+
+
+def look(history: History) -> list[Finding]:
+    return list(Overfitting().check(history))
+
+
+def test_onset_is_the_best_evaluation() -> None:
+    [finding] = look(History.of(train_loss=FALLING, validation_loss=TURNED))
+    assert finding.step == 9
+    assert 14 <= finding.detected_at <= 20
+    assert (finding.where, finding.severity) == (("validation/loss",), Severity.ERROR)
+
+
+def test_each_set_is_judged_by_itself() -> None:
+    history = History.of(train_loss=FALLING, validation_loss=TURNED)
+    history.add_series("validation/a/loss", range(40), TURNED)
+    history.add_series("validation/b/loss", range(40), FALLING)
+    assert [finding.where for finding in look(history)] == [("validation/loss",), ("validation/a/loss",)]
+
+
+def test_a_real_classifier_overfits_on_all_its_six_sets() -> None:
+    [history] = trainmedic.read(SAMPLES / "huggingface" / "trainer_state.json")
+    found = look(history)
+    assert [finding.where for finding in found] == [(f"validation/g{i}/loss",) for i in range(6)]
+    assert {finding.step for finding in found} == {401, 802}  # after the first or the second of 30 epochs
+    assert max(finding.detected_at for finding in found) <= 4010  # in the tenth
+
+
+def test_four_epochs_are_too_few() -> None:
+    [history] = trainmedic.read(SAMPLES / "keras-csv" / "log.csv")
+    assert look(history) == []
+
+
+def test_an_accuracy_that_still_improves_makes_it_a_warning() -> None:
+    history = History.of(
+        train_loss=FALLING, validation_loss=TURNED, validation_accuracy=list(np.linspace(0.1, 0.9, 40))
+    )
+    assert look(history)[0].severity == Severity.WARNING
+    assert look(history)[0].message.endswith("although the accuracy still rises")
+    history.add_series("validation/accuracy", range(40), [*np.linspace(0.1, 0.6, 10), *np.linspace(0.6, 0.5, 30)])
+    assert look(history)[0].severity == Severity.ERROR
+
+
+def test_a_hundredth_given_back_is_healthy_where_the_accuracy_holds() -> None:
+    losses = [*np.geomspace(2.3, 0.02, 10), *np.linspace(0.021, 0.05, 30)]
+    history = History.of(train_loss=FALLING, validation_loss=losses, validation_accuracy=[0.99] * 40)
+    assert look(history) == []
+
+
+def test_twice_the_best_is_a_warning_where_no_accuracy_is_known() -> None:
+    losses = [*np.geomspace(2.3, 0.02, 10), *np.linspace(0.021, 0.05, 30)]
+    [finding] = look(History.of(train_loss=FALLING, validation_loss=losses))
+    assert finding.severity == Severity.WARNING
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_noise_around_a_level_is_healthy(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    level = np.concatenate([np.linspace(2.3, 1.0, 10), np.ones(90)])
+    noisy = level + 0.1 * random.standard_normal(100)
+    assert look(History.of(train_loss=np.geomspace(2.3, 0.01, 100), validation_loss=noisy)) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_noise_on_a_falling_loss_is_healthy(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    noisy = np.geomspace(2.3, 0.3, 60) * np.exp(0.2 * random.standard_normal(60))
+    assert look(History.of(train_loss=np.geomspace(2.3, 0.01, 60), validation_loss=noisy)) == []
+
+
+def test_a_steady_gap_is_healthy() -> None:
+    assert look(History.of(train_loss=FALLING, validation_loss=[*np.linspace(2.3, 1.0, 10), *[1.0] * 30])) == []
+
+
+def test_rising_together_is_not_overfitting() -> None:
+    """A run that diverges, or a rate that is cycled."""
+    assert look(History.of(train_loss=TURNED, validation_loss=TURNED)) == []
+
+
+def test_a_training_loss_that_only_wanders_is_not_falling() -> None:
+    random = np.random.default_rng(0)
+    flat = 0.5 + 0.05 * random.standard_normal(400)
+    history = History.of(train_loss=flat)
+    history.add_series("validation/loss", range(0, 400, 10), TURNED)
+    assert look(history) == []
+
+
+def test_back_at_its_best_is_healthy() -> None:
+    assert look(History.of(train_loss=FALLING, validation_loss=[*TURNED[:30], *np.linspace(1.6, 0.9, 10)])) == []
+
+
+def test_a_rise_no_larger_than_one_that_the_run_came_back_from_is_healthy() -> None:
+    """Warm restarts: each throws the validation loss up, and it comes back lower."""
+    cycle = np.concatenate([np.linspace(1.0, 0.2, 30), np.linspace(0.25, 1.0, 10)])
+    losses = np.concatenate([2 - np.linspace(0, 1, 10), cycle, 0.9 * cycle, 0.8 * cycle])
+    train = np.geomspace(2.3, 0.01, len(losses))
+    assert look(History.of(train_loss=train, validation_loss=losses, validation_accuracy=np.ones(len(losses)))) == []
+
+
+def test_double_descent_is_judged_by_its_second_minimum() -> None:
+    losses = [*np.linspace(2.3, 1.0, 10), *np.linspace(1.02, 1.6, 10), *np.linspace(1.5, 0.5, 10)]
+    train = list(np.geomspace(2.3, 0.01, 60))
+    assert look(History.of(train_loss=train, validation_loss=losses)) == []
+    [finding] = look(History.of(train_loss=train, validation_loss=[*losses, *np.linspace(0.52, 1.5, 30)]))
+    assert finding.step == 29
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_few_evaluations_prove_nothing(count: int) -> None:
+    losses = [1.0 + 0.5 * i for i in range(count)]
+    assert look(History.of(train_loss=FALLING, validation_loss=losses)) == [] or count > 5
+
+
+def test_evaluations_that_are_not_finite_are_left_out() -> None:
+    holes = [float("nan") if i % 7 == 3 else value for i, value in enumerate(TURNED)]
+    [finding] = look(History.of(train_loss=FALLING, validation_loss=holes))
+    assert finding.step == 9
+
+
+def test_a_long_log_is_judged_in_a_moment() -> None:
+    import time
+
+    random = np.random.default_rng(0)
+    losses = np.concatenate([np.linspace(2, 1, 100), 1.5 + 0.3 * random.standard_normal(20_000)])
+    history = History.of(train_loss=np.linspace(2, 1.9, len(losses)), validation_loss=losses)
+    start = time.process_time()
+    look(history)
+    assert time.process_time() - start < 5

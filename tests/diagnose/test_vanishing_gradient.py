@@ -1,0 +1,121 @@
+"""TM201 and its look-alikes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainmedic.diagnose import Finding
+from trainmedic.diagnose.rules.vanishing_gradient import VanishingGradient
+from trainmedic.history import History, Layer
+
+STILL = [2.3] * 100
+
+
+def net(
+    loss: Sequence[float],
+    norm: Callable[[int, int], float],
+    *,
+    depth: int = 8,
+    kinds: dict[int, str] | None = None,
+    **layer: Any,
+) -> History:
+    """A net of equal layers; ``norm(layer, step)`` is the norm of a weight's gradient."""
+    options = {"kind": "parameter", "shape": (8, 8), **layer}
+    layers = [Layer(f"fc{i}.weight", order=i, **options) for i in range(depth)]
+    layers += [Layer(f"fc{i}", kind, i) for i, kind in (kinds or {}).items()]
+    columns: dict[str, Any] = {
+        f"fc{i}.weight__gradient_norm": [norm(i, step) for step in range(len(loss))] for i in range(depth)
+    }
+    return History.of(train_loss=loss, layers=layers, **columns)
+
+
+def look(history: History) -> list[Finding]:
+    return list(VanishingGradient().check(history))
+
+
+def test_names_the_first_layers_the_weakest_first() -> None:
+    [finding] = look(net(STILL, lambda i, step: 10.0 ** (i - 8)))
+    assert finding.where == ("fc0.weight", "fc1.weight")
+    assert (finding.step, finding.detected_at) == (0, 50)
+
+
+def test_sizes_of_layers_do_not_matter() -> None:
+    """Per element the gradients are equal; the norms differ by the square root of the number of elements."""
+    shapes = [(10**i, 10) for i in range(7)]
+    layers = [Layer(f"fc{i}.weight", "parameter", i, shape) for i, shape in enumerate(shapes)]
+    columns: dict[str, Any] = {
+        f"fc{i}.weight__gradient_norm": [float(np.prod(s)) ** 0.5] * 100 for i, s in enumerate(shapes)
+    }
+    assert look(History.of(train_loss=STILL, layers=layers, **columns)) == []
+
+
+def test_onset_is_where_the_gradients_died() -> None:
+    history = net(STILL, lambda i, step: 10.0 ** (i - 8) if step >= 60 else 1.0)
+    [finding] = look(history)
+    assert (finding.step, finding.detected_at) == (60, 69)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 10.0, 100.0, 1000.0])
+def test_ordinary_ratios_of_deep_nets_are_healthy_even_if_the_run_stands_still(ratio: float) -> None:
+    assert look(net(STILL, lambda i, step: ratio ** (i / 7))) == []
+
+
+def test_what_learns_is_healthy() -> None:
+    assert look(net(list(np.geomspace(2.3, 0.1, 100)), lambda i, step: 10.0 ** (i - 8))) == []
+
+
+def test_a_run_that_stood_still_and_then_learnt_is_healthy() -> None:
+    loss = [2.3] * 100 + list(np.linspace(2.3, 0.5, 100))
+    assert look(net(loss, lambda i, step: 10.0 ** (i - 8))) == []
+
+
+def test_gradients_that_came_back_are_healthy() -> None:
+    assert look(net([2.3] * 200, lambda i, step: 10.0 ** (i - 8) if step < 100 else 1.0)) == []
+
+
+def test_converged_is_healthy() -> None:
+    """All gradients are as good as zero, in the first layers first."""
+    loss = list(np.geomspace(2.3, 1e-6, 100))
+    assert look(net(loss, lambda i, step: 10.0 ** ((i - 8) * step / 100))) == []
+
+
+def test_an_ordinary_start_may_stand_still() -> None:
+    assert look(net([2.3] * 50, lambda i, step: 10.0 ** (i - 8))) == []
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [{"trainable": False}, {"shape": (64,)}, {"shape": ()}],
+    ids=["frozen", "biases", "scalars"],
+)
+def test_only_trained_matrices_count(layer: dict[str, Any]) -> None:
+    assert look(net(STILL, lambda i, step: 10.0 ** (i - 8), **layer)) == []
+
+
+def test_embeddings_do_not_count() -> None:
+    tiny = {0: "Embedding", 1: "EmbeddingBag"}
+    assert look(net(STILL, lambda i, step: 1e-9 if i < 2 else 1.0, kinds=tiny)) == []
+
+
+def test_layers_that_are_cut_off_are_not_vanishing() -> None:
+    assert look(net(STILL, lambda i, step: 0.0 if i < 3 else 1.0)) == []
+
+
+def test_shallow_nets_are_not_judged() -> None:
+    assert look(net(STILL, lambda i, step: 10.0 ** (4 * i - 8), depth=3)) == []
+
+
+def test_a_batch_now_and_then_is_not_persistent() -> None:
+    assert look(net(STILL, lambda i, step: 10.0 ** (i - 8) if step % 10 < 5 else 1.0)) == []
+
+
+def test_several_models_are_judged_apart() -> None:
+    """The second model's gradients are small as a whole: that is no loss within one model."""
+    layers = [Layer(f"{m}.fc{i}.weight", "parameter", 4 * m + i, (8, 8)) for m in (0, 1) for i in range(4)]
+    columns: dict[str, Any] = {
+        f"{m}.fc{i}.weight__gradient_norm": [1.0 if m else 1e-6] * 100 for m in (0, 1) for i in range(4)
+    }
+    history = History.of(train_loss=STILL, layers=layers, facts={"models": 2}, **columns)
+    assert look(history) == []
