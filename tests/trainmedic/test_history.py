@@ -505,7 +505,7 @@ def test_a_file_of_somebody_else_has_no_header(tmp_path: Path) -> None:
         History.load(tmp_path / "other.npz")
 
 
-@pytest.mark.parametrize("content", [b"", b"step,loss\n1,2\n", b"PK\x03\x04", os.urandom(1_000), b"\x93NUMPY"])
+@pytest.mark.parametrize("content", [b"", b"step,loss\n1,2\n", b"PK\x03\x04", bytes(range(256)) * 4, b"\x93NUMPY"])
 def test_a_file_that_is_none_at_all(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "h.npz").write_bytes(content)
     with pytest.raises(UnreadableError, match="not a trainmedic history"):
