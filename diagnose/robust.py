@@ -55,8 +55,13 @@ def progress(history: History, name: str = "train/loss", span: int = 10) -> tupl
 
 def in_a_row(flags: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """Flags that end a run of at least ``count`` in a row."""
+    return often(flags, count, count)
+
+
+def often(flags: NDArray[np.bool_], count: int, among: int) -> NDArray[np.bool_]:
+    """Flags that are at least the ``count``-th among the ``among`` newest."""
     total = np.cumsum(flags)
-    before = np.concatenate([np.zeros(count, dtype=total.dtype), total])[: len(total)]
+    before = np.concatenate([np.zeros(among, dtype=total.dtype), total])[: len(total)]
     return np.asarray(flags & (total - before >= count))
 
 
