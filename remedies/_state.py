@@ -89,7 +89,7 @@ class Memory:
     def place(self, key: tuple[str, int], source: Tensor) -> Tensor:
         """A tensor that will hold what ``source`` holds now, once ``fill`` was called."""
         if not _ordinary(source):
-            return source.clone()
+            return source.detach().clone()
         spare = self._spare.get(key)
         target = spare if spare is not None and _alike(spare, source) else torch.empty_like(source)
         self._pairs.append((target, source))
@@ -359,11 +359,12 @@ class State:
 
 def _values(tensor: Tensor) -> Tensor:
     """The tensor without autograd, and its elements once: an expanded one cannot be written as it is."""
+    if tensor.layout is not torch.strided:
+        return tensor  # what is written into a detached sparse tensor does not show in the tensor itself
     plain = tensor.detach()
-    if plain.layout is torch.strided:
-        for dimension, stride in enumerate(plain.stride()):
-            if stride == 0 and plain.shape[dimension] > 1:
-                plain = plain.narrow(dimension, 0, 1)
+    for dimension, stride in enumerate(plain.stride()):
+        if stride == 0 and plain.shape[dimension] > 1:
+            plain = plain.narrow(dimension, 0, 1)
     return plain
 
 
@@ -401,7 +402,8 @@ def _copy_back(tensors: Iterable[Kept]) -> None:
         elif _ordinary(target) and _ordinary(kept.copy):
             pairs.append((target, kept.copy))
         else:
-            target.copy_(kept.copy)
+            with torch.inference_mode(target.is_inference()):
+                target.copy_(kept.copy)
     _copy_all(pairs)
 
 
@@ -479,7 +481,7 @@ def _present(run: Run) -> set[int]:
 def _restore_names(part: Part) -> None:
     """The buffers that the module had, and no others; what remedies do to parameters they undo themselves."""
     live = part.module._buffers
-    for name in [name for name in live if name not in part.buffers]:
+    for name in [name for name in live.keys() if name not in part.buffers]:  # noqa: SIM118 - scripted: no dict
         del live[name]
     for name in [name for name in part.buffers if name not in live and not hasattr(part.module, name)]:
         live[name] = part.buffers[name]
