@@ -134,6 +134,22 @@ def check_alone(run: Run) -> None:
         raise Refused("several processes train together: they must all hold the same parameters")
 
 
+def check_copies(run: Run) -> None:
+    """Raise ``Refused`` where a copy that nobody trains is alive: an average or a target network kept by hand.
+
+    Those are kept in step parameter by parameter, or by their state dict, and would fail at a model that has more.
+    """
+    ours = {id(module) for model in run.models for module in model.modules()}
+    ours |= {id(module) for model in run.models for average in averaged_copies(model) for module in average.modules()}
+    trained = {id(p) for optimizer in alive(torch.optim.Optimizer) for g in optimizer.param_groups for p in g["params"]}
+    for model in run.models:
+        for other in alive(type(model)):
+            if id(other) in ours or type(other) is not type(model) or _layout(other) != _layout(model):
+                continue
+            if not any(id(parameter) in trained for parameter in other.parameters()):
+                raise Refused("a copy of the model is alive, perhaps an average of it: it would no longer match")
+
+
 def check_optimizers(run: Run) -> None:
     """Raise ``Refused`` where new parameters cannot join an optimizer."""
     for optimizer in run.optimizers:
@@ -155,8 +171,12 @@ def check_layer(name: str, layer: nn.Module, run: Run, *, places: int) -> None:
 def add_norms(run: Run, names: Sequence[str], live: dict[str, nn.Module]) -> Undo:
     """Give each named layer a batch norm, in averaged copies of its model too; all of them or none."""
     undos: list[Undo] = []
+    normed: list[tuple[nn.Module, str]] = []
 
     def undo() -> None:
+        made = [a.module.get_submodule(path) for model, path in normed for a in averaged_copies(model)]
+        for layer in made:  # averages that were made since carry the norm too
+            _strip(layer)
         while undos:
             undos.pop()()
 
@@ -172,6 +192,7 @@ def add_norms(run: Run, names: Sequence[str], live: dict[str, nn.Module]) -> Und
                 if path is None or not name.startswith(prefix):
                     continue
                 add(live[name], path, run.optimizers)
+                normed.append((model, path))
                 for copy in copies[id(model)]:  # an average pairs parameters by position: it needs the same ones
                     add(copy.module.get_submodule(path), path, ())
     except BaseException:
@@ -192,8 +213,7 @@ def _add_norm(layer: nn.Module, path: str, optimizers: Sequence[torch.optim.Opti
     added = dict(norm.named_parameters())
 
     def undo() -> None:
-        layer.__class__ = original
-        layer._modules.pop(NORM, None)
+        _strip(layer)
         if home is not None:
             _leave(*home, list(added.values()))
 
@@ -208,6 +228,14 @@ def _add_norm(layer: nn.Module, path: str, optimizers: Sequence[torch.optim.Opti
         undo()
         raise
     return undo
+
+
+def _strip(layer: nn.Module) -> None:
+    """Make a layer a plain one again."""
+    original = next((plain for plain, (normed, _) in NORMED.items() if type(layer) is normed), None)
+    if original is not None:
+        layer.__class__ = original
+        layer._modules.pop(NORM, None)
 
 
 def _home(
@@ -234,12 +262,12 @@ def _leave(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameters: 
 
 def averaged_copies(model: nn.Module) -> list[AveragedModel]:
     """Averages of ``model`` that are alive: of its class, with parameters of the same names and shapes."""
-
-    def layout(module: nn.Module) -> list[tuple[str, torch.Size]]:
-        return [(name, parameter.shape) for name, parameter in module.named_parameters()]
-
     return [
         average
         for average in alive(AveragedModel)
-        if type(average.module) is type(model) and layout(average.module) == layout(model)
+        if type(average.module) is type(model) and _layout(average.module) == _layout(model)
     ]
+
+
+def _layout(module: nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(name, parameter.shape) for name, parameter in module.named_parameters()]
