@@ -70,6 +70,7 @@ class Medic:
         self._logged = Logged()
         self._logs_before_step: bool | None = None
         self._findings: dict[tuple[int, tuple[str, str]], Finding] = {}  # by first step judged, and key
+        self._checked: set[str] = set()
         self._next_judgement = FIRST_JUDGEMENT
         self._notes: list[str] = []
         self._off: set[str] = set()
@@ -249,9 +250,11 @@ class Medic:
         present = self._remember(diagnosis)
         if not self._closed:
             self._do("treating", self._treating.consider, present, self._probe.step - 1)
+        self._checked |= set(diagnosis.checked)  # a rule that could judge once, before a change, has checked the run
+        unchecked = tuple(rule for rule in diagnosis.not_checked if rule.code not in self._checked)
         since = self._treating.since
         earlier = [finding for (segment, _), finding in self._findings.items() if segment != since]
-        return Diagnosis((*earlier, *present), diagnosis.checked, diagnosis.not_checked)
+        return Diagnosis((*earlier, *present), tuple(sorted(self._checked)), unchecked)
 
     def _remember(self, diagnosis: Diagnosis) -> list[Finding]:
         """Give findings the ids that they had before, and tell the new ones."""

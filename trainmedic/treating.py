@@ -79,8 +79,9 @@ class Treating:
         return (*self.treatments, *(on_trial.treatment for on_trial in waiting))
 
     def advise(self, findings: tuple[Finding, ...]) -> list[tuple[str, Change]]:
-        """What would be done about findings that are roots, if everything were allowed: (id, change) each."""
-        roots = [finding for finding in findings if finding.explained_by is None and finding.severity.rank > 0]
+        """What would be done about roots that are not treated, if everything were allowed: (id, change) each."""
+        treated = {treatment.finding for treatment in self.treatments if treatment.outcome == "kept"}
+        roots = [f for f in findings if f.explained_by is None and f.severity.rank > 0 and f.id not in treated]
         looking = dataclasses.replace(self.run, advising=True)
         return [(f.id, change) for f in roots for _, change in choose(f, looking, fix="unsafe").candidates]
 
@@ -128,6 +129,10 @@ class Treating:
         """Keep the state whose monitored value is the best so far; called when a value is logged."""
         if self.fix == "off" or value != value or self.run.stop_requested:
             return
+        if self.run.best is not None and not self.run.best.fits(self.run):
+            if self._on_trial or self._undo_next:
+                return  # the model was changed, and may be changed back
+            self.run.best = self._best_value = None
         if self._best_value is None or (value < self._best_value if mode == "min" else value > self._best_value):
             self._best_value = value
             self.run.best = State.capture(self.run, into=self.run.best)
@@ -170,7 +175,8 @@ class Treating:
         treatment = Treatment(finding=finding.id, code=finding.code, illness=finding.name, change=change, step=start)
         now = State.capture(self.run)
         spoilt = self._spoilt(finding, now)
-        base = self.run.healthy if spoilt and self.run.healthy is not None else now
+        healthy = self.run.healthy
+        base = healthy if spoilt and healthy is not None and healthy.fits(self.run) else now
         try:
             if base is not now:
                 base.restore(self.run, clocks=False)
