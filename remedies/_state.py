@@ -1,10 +1,12 @@
 """``State``: everything that training moves, kept exactly and put back into the same tensors."""
 
 import copy
+import math
 import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from types import FunctionType
@@ -21,6 +23,9 @@ from trainmedic.remedies.run import Run
 RATES = {"lr", "initial_lr", "max_lr", "min_lr", "swa_lr"}
 CLOCKS = RATES | {"momentum", "base_momentum", "max_momentum", "betas", "weight_decay", "_opt_called", "_step_count"}
 """Options of a parameter group, and marks on an optimizer, that schedules move: clocks, not what was learnt."""
+
+
+ORDINARY = (Tensor, nn.Parameter, nn.Buffer)
 
 
 @dataclass
@@ -89,7 +94,7 @@ class Memory:
     def place(self, key: tuple[str, int], source: Tensor) -> Tensor:
         """A tensor that will hold what ``source`` holds now, once ``fill`` was called."""
         if not _ordinary(source):
-            return source.detach().clone()
+            return source.clone()
         spare = self._spare.get(key)
         target = spare if spare is not None and _alike(spare, source) else torch.empty_like(source)
         self._pairs.append((target, source))
@@ -146,9 +151,9 @@ class State:
         return state
 
     def _keep(self, tensor: Tensor, memory: Memory, *, clock: bool = False, judged: bool = False) -> Tensor:
-        home = self.clocked if clock else self.learnt
-        if id(tensor) not in self.learnt and id(tensor) not in home and not is_lazy(tensor):
-            home[id(tensor)] = Kept(tensor, memory.place(("tensor", id(tensor)), _values(tensor)), judged)
+        home, key = self.clocked if clock else self.learnt, id(tensor)
+        if key not in self.learnt and key not in home and not is_lazy(tensor):
+            home[key] = Kept(tensor, memory.place(("tensor", key), _values(tensor)), judged)
         return tensor
 
     def _keeper(self, memory: Memory, *, clock: bool = False, judged: bool = False) -> Callable[[Tensor], Tensor]:
@@ -158,7 +163,7 @@ class State:
         if id(leaf) in self.leaves or is_lazy(leaf):
             return
         self._keep(leaf, memory, judged=True)
-        gradient = None if leaf.grad is None else memory.place(("gradient", id(leaf)), leaf.grad.detach())
+        gradient = None if leaf.grad is None else memory.place(("gradient", id(leaf)), leaf.grad)
         self.leaves[id(leaf)] = Leaf(leaf, gradient, leaf.requires_grad)
 
     def _keep_models(self, models: Iterable[nn.Module], memory: Memory) -> None:
@@ -207,16 +212,18 @@ class State:
 
         Other buffers are not looked at: masks may hold infinities. Waits for each device once.
         """
-        flags: dict[torch.device, list[Tensor]] = {}
-        for kept in self.learnt.values():
-            values = kept.copy._values() if kept.copy.is_sparse else kept.copy
-            if not kept.judged or values.layout is not torch.strided or values.is_meta:
-                continue
-            if values.is_floating_point() and values.element_size() == 1:
-                values = values.float()  # torch has no isfinite for 8-bit floats
-            if values.is_floating_point() or values.is_complex():
-                flags.setdefault(values.device, []).append(torch.isfinite(values).all())
-        return all(bool(torch.stack(each).all()) for each in flags.values())
+        kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for values in (_numbers(kept.copy) for kept in self.learnt.values() if kept.judged):
+            if values is not None:
+                kinds.setdefault((values.device, values.dtype), []).append(values)
+        largest: dict[torch.device, list[Tensor]] = {}
+        for (device, _), members in kinds.items():
+            largest.setdefault(device, []).extend(each.double() for each in torch._foreach_norm(members, math.inf))
+        return all(bool(torch.isfinite(torch.stack(each)).all()) for each in largest.values())
+
+    def fits(self, run: Run) -> bool:
+        """Whether the models are built as they were: weights alone do not make them compute what they did."""
+        return {id(module) for model in run.models for module in model.modules()} == set(self.parts)
 
     # -- putting back --------------------------------------------------------------------------------------------
 
@@ -293,7 +300,7 @@ class State:
         for leaf in (leaf for key, leaf in self.leaves.items() if key in present):
             kept, now = leaf.gradient, leaf.live.grad
             if kept is not None and now is not None and _ordinary(now) and _alike(_values(now), kept):
-                pairs.append((now.detach(), kept))
+                pairs.append((now, kept))
             elif kept is not None or now is not None:
                 leaf.live.grad = None if kept is None else kept.clone()
         _copy_all(pairs)
@@ -358,21 +365,32 @@ class State:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """The tensor without autograd, and its elements once: an expanded one cannot be written as it is."""
-    if tensor.layout is not torch.strided:
-        return tensor  # what is written into a detached sparse tensor does not show in the tensor itself
-    plain = tensor.detach()
-    for dimension, stride in enumerate(plain.stride()):
-        if stride == 0 and plain.shape[dimension] > 1:
-            plain = plain.narrow(dimension, 0, 1)
-    return plain
+    """The tensor with each of its elements once: an expanded one cannot be written as it is."""
+    if tensor.layout is not torch.strided or 0 not in tensor.stride():
+        return tensor
+    for dimension, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[dimension] > 1:
+            tensor = tensor.narrow(dimension, 0, 1)
+    return tensor
+
+
+def _numbers(tensor: Tensor) -> Tensor | None:
+    """The numbers in a tensor that can be infinite, as one whose largest can be taken; ``None`` if there are none."""
+    values = tensor._values() if tensor.is_sparse else tensor
+    if values.layout is not torch.strided or values.is_meta or not values.numel():
+        return None
+    if values.is_complex():
+        return torch.view_as_real(values.resolve_conj())
+    if not values.is_floating_point():
+        return None
+    return values.float() if values.element_size() == 1 else values  # torch computes nothing with 8-bit floats
 
 
 def _ordinary(tensor: Tensor) -> bool:
     """Whether a tensor is plain memory, which may be copied together with others of its kind."""
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+    if type(tensor) not in ORDINARY or tensor.layout is not torch.strided:
         return False
-    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+    return not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -388,8 +406,13 @@ def _copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         targets.append(target)
         sources.append(source)
     for (*_, inference), (targets, sources) in groups.items():
-        with torch.inference_mode(inference):  # such tensors, made in validation, can be written in that mode only
+        with _writing(inference):
             torch._foreach_copy_(targets, sources)
+
+
+def _writing(inference: bool) -> AbstractContextManager[object]:
+    """For writing tensors that were made in inference mode, as in validation: only there can they be written."""
+    return torch.inference_mode() if inference else nullcontext()
 
 
 def _copy_back(tensors: Iterable[Kept]) -> None:
@@ -402,7 +425,7 @@ def _copy_back(tensors: Iterable[Kept]) -> None:
         elif _ordinary(target) and _ordinary(kept.copy):
             pairs.append((target, kept.copy))
         else:
-            with torch.inference_mode(target.is_inference()):
+            with _writing(target.is_inference()):
                 target.copy_(kept.copy)
     _copy_all(pairs)
 
