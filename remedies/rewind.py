@@ -36,6 +36,8 @@ class Rewind(Remedy):
         else:
             if healthy.step > finding.step:
                 raise Refused(f"the last healthy state is of step {healthy.step}, after {finding.name} began")
+            if not healthy.fits(run):
+                raise Refused(f"the last healthy state is of step {healthy.step}, before the model was changed")
             if not healthy.finite():
                 raise Refused(f"the state kept after step {healthy.step} is not finite")
             step = healthy.step
@@ -55,7 +57,7 @@ class Rewind(Remedy):
         from trainmedic.remedies._schedulers import scale_rates
         from trainmedic.remedies._state import State
 
-        if run.healthy is None:
+        if run.healthy is None or not run.healthy.fits(run):
             raise Refused("there is no healthy state to go back to")
         before = State.capture(run)
         try:

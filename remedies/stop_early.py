@@ -6,7 +6,7 @@ import numpy as np
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.remedy import Remedy, Undo
+from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
 
@@ -28,6 +28,8 @@ class StopEarly(Remedy):
         step = run.best.step if run.best is not None else _best_step(run) if run.advising else None
         if step is None:
             return None
+        if run.best is not None and not run.best.fits(run):
+            raise Refused(f"the best state is of step {step}, before the model was changed")
         monitor = run.history.facts.get("monitor", "validation/loss")
         return Change(
             remedy=self.name,
@@ -41,8 +43,8 @@ class StopEarly(Remedy):
         from trainmedic.remedies._state import State
 
         best = run.best
-        if best is None:
-            raise ValueError("the best state is gone")
+        if best is None or not best.fits(run):
+            raise Refused("there is no best state to go back to")
         before, asked = State.capture(run), run.stop_requested
 
         def undo() -> None:
