@@ -216,10 +216,11 @@ class State:
         for values in (_numbers(kept.copy) for kept in self.learnt.values() if kept.judged):
             if values is not None:
                 kinds.setdefault((values.device, values.dtype), []).append(values)
-        largest: dict[torch.device, list[Tensor]] = {}
+        flags: dict[torch.device, list[Tensor]] = {}
         for (device, _), members in kinds.items():
-            largest.setdefault(device, []).extend(each.double() for each in torch._foreach_norm(members, math.inf))
-        return all(bool(torch.isfinite(torch.stack(each)).all()) for each in largest.values())
+            largest = torch.stack(torch._foreach_norm(members, math.inf))
+            flags.setdefault(device, []).append(torch.isfinite(largest).all())
+        return all(bool(torch.stack(each).all()) for each in flags.values())
 
     def fits(self, run: Run) -> bool:
         """Whether the models are built as they were: weights alone do not make them compute what they did."""
