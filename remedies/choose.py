@@ -32,7 +32,8 @@ def choose(
     """The changes that could treat ``finding``, in the order of the rule's own list of remedies.
 
     That list goes from the cheapest and safest to the most invasive. ``ignore`` and ``tried`` are names of remedies
-    that the user excludes, and of those that were tried on this illness already. Nothing is changed.
+    that the user excludes, and of those that were tried on this illness already. Nothing is changed. A remedy that
+    does not fit what was measured proposes nothing, and is in neither list.
     """
     by_name = {remedy.name: remedy for remedy in pharmacy()}
     choice = Choice([], [])
@@ -47,6 +48,9 @@ def choose(
             change = made.propose(finding, run)
         except Refused as reason:
             choice.refused.append((name, str(reason)))
+            continue
+        except Exception as error:  # a remedy that fails hides no other
+            choice.refused.append((name, f"it failed: {type(error).__name__}: {error}"))
             continue
         if change is not None:
             choice.candidates.append((made, change))

@@ -85,12 +85,18 @@ class Clip:
             gradients = live_gradients(optimizer)
             if not gradients:
                 return
-            home = gradients[0].device
-            norm = torch.linalg.vector_norm(torch.stack([each.to(home, torch.float32) for each in norms(gradients)]))
+            home, wide = gradients[0].device, torch.float32
+            if any(gradient.dtype == torch.float64 for gradient in gradients):
+                wide = torch.float64
+            norm = torch.linalg.vector_norm(torch.stack([each.to(home, wide) for each in norms(gradients)]))
+            # squares of finite gradients can overflow: then largest times root of count, which is never below the norm
+            largest = torch.stack([each.to(home, wide) for each in norms(gradients, float("inf"))]).amax()
+            bound = largest * sum(gradient.numel() for gradient in gradients) ** 0.5
             # a fused optimizer under a loss scaler divides by the scale itself, later: its gradients still carry it
             scale = getattr(optimizer, "grad_scale", None)
             limit = self.limit if scale is None else self.limit * scale.to(home)
-            over = torch.isfinite(norm) & (norm > limit)
-            factor = torch.where(over, limit / norm, torch.ones_like(norm))
+            over = torch.isfinite(largest) & (norm > limit)
+            factor = torch.where(torch.isfinite(norm), limit / norm, limit / bound)
+            factor = torch.where(over, factor, torch.ones_like(norm))
             for gradient in gradients:
                 gradient.mul_(factor.to(gradient.device, gradient.dtype))
