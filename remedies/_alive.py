@@ -1,7 +1,7 @@
 """Objects of a kind that are alive, wherever they are held."""
 
 import gc
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -12,5 +12,5 @@ def alive(kind: type[T]) -> list[T]:
     return [thing for thing in gc.get_referrers(*kinds) if type(thing) in kinds]
 
 
-def _with_subclasses(kind: type) -> set[type]:
+def _with_subclasses(kind: type[Any]) -> set[type[Any]]:
     return {kind, *(each for below in kind.__subclasses__() for each in _with_subclasses(below))}

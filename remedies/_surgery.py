@@ -1,5 +1,6 @@
 """Changing a live model in place: the user's names stay the live objects, and no key of its state_dict changes."""
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,15 +140,25 @@ def check_copies(run: Run) -> None:
 
     Those are kept in step parameter by parameter, or by their state dict, and would fail at a model that has more.
     """
+    if _kept_copies(run):
+        gc.collect()  # models of earlier runs may only wait to be collected
+        if _kept_copies(run):
+            raise Refused("a copy of the model is alive, perhaps an average of it: it would no longer match")
+
+
+def _kept_copies(run: Run) -> bool:
+    """Whether there is a model of the same class and layout that is neither watched nor held by any optimizer."""
     ours = {id(module) for model in run.models for module in model.modules()}
     ours |= {id(module) for model in run.models for average in averaged_copies(model) for module in average.modules()}
     trained = {id(p) for optimizer in alive(torch.optim.Optimizer) for g in optimizer.param_groups for p in g["params"]}
-    for model in run.models:
-        for other in alive(type(model)):
-            if id(other) in ours or type(other) is not type(model) or _layout(other) != _layout(model):
-                continue
-            if not any(id(parameter) in trained for parameter in other.parameters()):
-                raise Refused("a copy of the model is alive, perhaps an average of it: it would no longer match")
+    return any(
+        id(other) not in ours
+        and _layout(other) == _layout(model)
+        and not any(id(parameter) in trained for parameter in other.parameters())
+        for model in run.models
+        for other in alive(type(model))
+        if type(other) is type(model)
+    )
 
 
 def check_optimizers(run: Run) -> None:

@@ -19,8 +19,9 @@ class InsertBatchnorm(Remedy):
 
     The model changes in place: the norm becomes the child `medic_norm` of the layer, all names and keys stay, new ones
     are added, and the norm's parameters join the optimizer's group that holds the layer's weight. Averages of the
-    model (`AveragedModel`) get the same norms. States of the model saved before still load; states of the optimizer
-    saved before do not, and `prescription.json` is needed to load a treated checkpoint into a fresh model.
+    model (`AveragedModel`) get the same norms; where other copies of it are kept it is refused. States of the model
+    saved before still load; states of the optimizer saved before do not, and `prescription.json` is needed to load a
+    treated checkpoint into a fresh model.
 
     Safety: unsafe. It changes the architecture and what the model computes, at once.
     Works when: signals or gradients shrink or grow from layer to layer.
@@ -35,11 +36,12 @@ class InsertBatchnorm(Remedy):
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._layers import as_code
-        from trainmedic.remedies._surgery import check_models, check_optimizers
+        from trainmedic.remedies._surgery import check_copies, check_models, check_optimizers
 
         check_models(run)
         check_optimizers(run)
         layers = self._layers(run)
+        check_copies(run)
         several = len(run.models) > 1
         lines = [
             f"{(code := as_code(name, several))} = nn.Sequential({code}, nn.{kind}({units}))"
@@ -79,10 +81,19 @@ class InsertBatchnorm(Remedy):
 
     def apply(self, change: Change, run: Run) -> Undo:
         from trainmedic.remedies._layers import modules, units_of
-        from trainmedic.remedies._surgery import NORMED, add_norms, check_layer, check_models, check_optimizers
+        from trainmedic.remedies._surgery import (
+            NORMED,
+            add_norms,
+            check_copies,
+            check_layer,
+            check_models,
+            check_optimizers,
+        )
 
         check_models(run)
         check_optimizers(run)
+        if run.history.architecture:  # a run under way, not a fresh model that a prescription is replayed on
+            check_copies(run)
         live, places = modules(run), _places(run)
         for name in change.target:
             layer = live.get(name)

@@ -1,0 +1,44 @@
+"""Stopping early: the best monitored state is in the model when the loop is told to stop."""
+
+import torch
+
+from tests.remedies.patients import finding, patient
+from trainmedic.remedies.stop_early import StopEarly
+
+
+def test_the_best_state_is_restored_and_the_run_asked_to_stop() -> None:
+    sick = patient(steps=3)
+    best = [parameter.detach().clone() for parameter in sick.model.parameters()]
+    for _ in range(4):
+        sick.step()
+    change = StopEarly().propose(finding("overfitting"), sick.run)
+    assert change is not None
+    assert change.after == {"step": 2}
+    undo = StopEarly().apply(change, sick.run)
+    assert sick.run.stop_requested
+    assert all(map(torch.equal, sick.model.parameters(), best))
+    undo()
+    assert not sick.run.stop_requested
+    assert not all(map(torch.equal, sick.model.parameters(), best))
+
+
+def test_without_a_best_state_there_is_nothing_to_stop_with() -> None:
+    sick = patient()
+    sick.run.best = None
+    assert StopEarly().propose(finding("overfitting"), sick.run) is None
+
+
+def test_as_advice_it_names_the_best_step_on_record() -> None:
+    sick = patient()
+    sick.run.best, sick.run.advising = None, True
+    change = StopEarly().propose(finding("overfitting"), sick.run)
+    assert change is not None
+    assert change.after == {"step": 2}
+    sick.run.history.facts["mode"] = "max"
+    change = StopEarly().propose(finding("overfitting"), sick.run)
+    assert change is not None
+    assert change.after == {"step": 0}
+
+
+def test_it_waits_until_the_loop_asks() -> None:
+    assert StopEarly.ends_the_run
