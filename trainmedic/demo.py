@@ -115,8 +115,8 @@ CASES: dict[str, Case] = {
     for case in (
         Case(
             "vanishing",
-            "eight sigmoid layers in a row (twin: rectifiers)",
-            lambda sick: deep(nn.Sigmoid if sick else nn.ReLU, 8, 64),
+            "ten sigmoid layers in a row (twin: rectifiers)",
+            lambda sick: deep(nn.Sigmoid if sick else nn.ReLU, 10, 64),
             adam,
         ),
         Case(
