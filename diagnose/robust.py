@@ -1,5 +1,7 @@
 """Robust statistics that several rules share. All take plain arrays and hold for few values, outliers and NaN."""
 
+import math
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -44,13 +46,29 @@ def preceding_median(values: Array, window: int) -> Array:
 def progress(history: History, name: str = "train/loss", span: int = 10) -> tuple[NDArray[np.int64], Array]:
     """How much of its first level a loss has come down by, at each of its steps; 0.5 is half, negative is worse.
 
-    The first level is the median of the first ``span`` values, the present one that of the last ``span``, by blocks.
+    The first level is the lowest of: the first value (an explosion comes after it), the median of the first ``span``,
+    and chance, where it is known (a start above it is one of bad weights, and to come down to it is to learn nothing).
+    The present level is the median of the last ``span``, by blocks.
     """
     steps, values = history.series(name)
-    start = median(values[:span])
+    levels = [*values[np.isfinite(values)][:1], median(values[:span]), _chance(history, median(values[:span]))]
+    start = float(np.fmin.reduce(levels))
     here = preceding_median(values, span)
     here[-1] = median(values[-span:])
     return steps, (start - here) / max(abs(start), np.finfo(float).tiny)
+
+
+def _chance(history: History, start: float) -> float:
+    """The cross-entropy of not knowing anything, NaN where it is not known.
+
+    A loss that starts far above it may be logged as a sum.
+    """
+    classes, loss = history.facts.get("classes"), history.facts.get("loss")
+    entropy = loss in ("CrossEntropyLoss", "NLLLoss") and history.facts.get("reduction") == "mean"
+    if not entropy or not isinstance(classes, int) or classes < 2:
+        return float("nan")
+    chance = math.log(classes)
+    return chance if start < 4 * chance else float("nan")
 
 
 def in_a_row(flags: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ class DeadRelu(Rule):
     Formula: share of a rectifier's units silent for each of the last `dead_after` samples (a setting, 1,000 by
     default) above `dead_units`, in `patience` measurements in a row, the newest among them. A run that has more than
     halved its loss works as it is, and is held to `dead_units_working`. From `dead_units_error` on the layer passes
-    hardly anything: an error.
+    hardly anything: an error, but in a run that works. Measurements after the loss stopped being finite do not count.
     Remedies: lower-learning-rate, reinitialize, replace-activation.
     Known limits: layers that are sparse by design (top-k, routers) look dead to a short window.
     Source: Lu et al. 2019, arXiv:1903.06733; half of a layer's units is also the limit of SageMaker Debugger.
@@ -41,7 +41,11 @@ class DeadRelu(Rule):
         0.5, gt=0, le=1, description="share of a layer's units, 0 to 1 (SageMaker Debugger's limit)"
     )
     dead_units_working: float = Field(
-        0.8, gt=0, le=1, description="the same in a run that has halved its loss, 0 to 1 (wide layers have idle units)"
+        0.95,
+        gt=0,
+        le=1,
+        description="the same in a run that has halved its loss, 0 to 1 (wide layers, dropout and large rates leave "
+        "8 in 10 idle in runs that train well)",
     )
     dead_units_error: float = Field(
         0.9, gt=0, le=1, description="share of a layer's units that makes it an error, 0 to 1 (one in ten is left)"
@@ -50,13 +54,12 @@ class DeadRelu(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         table = history.layers("dead_units_lasting")
-        works = "train/loss" in history and float(progress(history)[1][-1]) > 0.5
+        works, end = _state(history)
         limit = self.dead_units_working if works else self.dead_units
         hit: list[tuple[float, str, int, int]] = []
-        for i, layer in enumerate(table.layers):
-            shares = table.values[:, i]
-            steps = table.steps[~np.isnan(shares)]
-            shares = shares[~np.isnan(shares)]
+        for layer in table.layers:
+            steps, shares = table.column(layer)
+            steps, shares = steps[steps < end], shares[steps < end]
             if len(shares) < self.patience or not (shares[-self.patience :] > limit).all():
                 continue
             alive = np.flatnonzero(shares <= limit)
@@ -72,7 +75,7 @@ class DeadRelu(Rule):
             step=min(step for _, _, step, _ in hit),
             detected_at=min(step for _, _, _, step in hit),
             where=[layer for _, layer, _, _ in hit],
-            severity=Severity.ERROR if worst >= self.dead_units_error else Severity.WARNING,
+            severity=Severity.ERROR if worst >= self.dead_units_error and not works else Severity.WARNING,
             message=f"{100 * worst:.0f} % of the units of {layer}{others} "
             f"were zero for each of the last {samples} samples",
             evidence=[
@@ -95,3 +98,12 @@ class DeadRelu(Rule):
         History.of(relu1__dead_units_lasting=[0.0] * 5 + [0.7] * 2 + [0.1] * 10),
         History.of(layers=[Layer("act", "ReLU", 0, activation="relu")], act__dead_units_lasting=[0.0, 0.6]),
     )
+
+
+def _state(history: History) -> tuple[bool, float]:
+    """Whether the run has halved its loss by now, and the first step at which its loss is not finite."""
+    if "train/loss" not in history:
+        return False, float("inf")
+    steps, values = history.series("train/loss")
+    bad = steps[~np.isfinite(values)]
+    return float(progress(history)[1][-1]) > 0.5, float(bad[0]) if len(bad) else float("inf")

@@ -144,8 +144,8 @@ class ExplodingGradient(Rule):
         History.of(
             gradient_norm=[1e3, float("inf")],
             train_loss=[30.0, 1e27],
-            layers=[Layer("fc.weight", "parameter", 0, (8, 8))],
-            **{"fc.weight__update_ratio": [3.0, 1.0]},
+            layers=[Layer("weight", "parameter", 0, (8, 8))],
+            weight__update_ratio=[3.0, 1.0],
         ),
         # to and fro
         History.of(

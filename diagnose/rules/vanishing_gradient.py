@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
-from trainmedic.diagnose.robust import Array, in_a_row, medians, progress
+from trainmedic.diagnose.robust import Array, in_a_row, median, medians, progress
 from trainmedic.history import History, Layer
 
 
@@ -30,16 +30,18 @@ class VanishingGradient(Rule):
     Why it is bad: the first layers do not learn, and the last ones learn from features that are noise.
     Usual causes: many sigmoid or tanh layers in a row; weights drawn too small for the depth; a long unrolled recurrent
     net; no normalisation and no residual paths.
-    Formula: r(l) = |g| / sqrt(elements) for the weight matrices of one model in the order of execution;
+    Formula: r = |g| / sqrt(elements), of each weight matrix of one model in the order of execution or of the bias
+    beside it, whichever is larger (that is what arrives at a layer, however small the signal that it multiplies);
     log10(median of r over the last quarter of the layers / median over the first quarter) above `decades`, in
-    `patience` measurements in a row, `steps` steps or more after the start, while the loss has come down by less than
-    `still` of its first level, or the weights of the first layers move by less than `resolution` of themselves while
-    those of the last move a thousand times as fast. Silent once the loss has come down by `works`, or the gradients of
-    the first layers are back.
+    `patience` measurements in a row, `steps` steps or more after the start, and not `healing`, while the loss has come
+    down by less than `still` of its first level, or the weights of the first layers move by less than `resolution` of
+    themselves while those of the last move a thousand times as fast. Silent once the loss has come down by `works`, or
+    the gradients of the first layers are back.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual.
-    Known limits: needs the training loss and at least `least_layers` weight matrices; layers whose gradient is exactly
-    zero are not vanishing but cut off. Weights drawn too small shrink signal and gradient alike, so that all layers
-    have equally small gradients: no ratio shows that.
+    Known limits: needs the training loss and at least `least_layers` weight matrices with a gradient; layers whose
+    gradient is exactly zero are not vanishing but cut off. Gradients that die on the way back through time, within one
+    recurrent layer, do not show in depth. Without biases, weights drawn too small give all layers equally small
+    gradients.
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852. A sigmoid's derivative is at most 1/4, so five
     in a row lose three decades; nets that train stay within two.
     """
@@ -74,6 +76,12 @@ class VanishingGradient(Rule):
     )
     steps: int = Field(50, ge=1, description="steps after the start (an ordinary start, warming up, may stand still)")
     patience: int = Field(10, ge=1, description="measurements in a row (batches differ)")
+    healing: float = Field(
+        0.15,
+        gt=0,
+        description="fall of that loss of gradient since half time, powers of ten (a last layer that began at zero and "
+        "grows step by step gains 0.3, log10 of 2)",
+    )
     least_layers: int = Field(4, ge=2, description="weight matrices that a model must have (one for each quarter)")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -89,21 +97,22 @@ class VanishingGradient(Rule):
     ) -> Iterator[Finding]:
         steps, sizes = _profile(history, layers)
         quarter = max(1, len(layers) // 4)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            first, last = np.median(sizes[:, :quarter], axis=1), np.median(sizes[:, -quarter:], axis=1)
-            lost = np.log10(last / first)
+        lost = _lost(sizes, self.least_layers)
         here = np.searchsorted(loss_steps, steps, side="right") - 1
         stands = (come_down[np.maximum(here, 0)] < self.still) | self._starved(history, layers, steps)
         stands &= here >= 0
         late = steps >= steps[0] + self.steps if len(steps) else np.empty(0, dtype=bool)
-        dies = np.isfinite(lost) & (lost > self.decades)
+        with np.errstate(invalid="ignore"):
+            dies = lost > self.decades
         ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
         if not len(ends) or np.median(dies[-self.patience :]) < 1:  # never, or no longer
             return
-        end = int(ends[0])
-        alive = np.flatnonzero(~dies[:end])
-        onset = int(alive[-1]) + 1 if len(alive) else 0
-        weakest = np.argsort(sizes[end], kind="stable")
+        began = np.maximum.accumulate(np.where(dies, 0, np.arange(len(dies)) + 1))  # per row, where its spell began
+        found = next((end for end in ends.tolist() if not self._heals(lost[began[end] : end + 1])), None)
+        if found is None:
+            return
+        end, onset = int(found), int(began[found])
+        weakest = np.argsort(sizes[end], kind="stable")  # NaN last
         factor = 10 ** float(np.median(lost[onset : end + 1]))
         yield self.finding(
             step=steps[onset],
@@ -118,6 +127,11 @@ class VanishingGradient(Rule):
                 ),
             ],
         )
+
+    def _heals(self, lost: Array) -> bool:
+        """Whether the gap is closing by itself: it is smaller now than at half time."""
+        half = lost[: max(self.patience, (len(lost) + 1) // 2)]
+        return median(half[-self.patience :]) - median(lost[-self.patience :]) > self.healing
 
     def _starved(self, history: History, layers: list[Layer], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
         """At which steps the weights of the first layers, and only they, move by less than can be represented."""
@@ -166,10 +180,28 @@ def _stacks(history: History) -> list[list[Layer]]:
 
 
 def _profile(history: History, layers: list[Layer]) -> tuple[NDArray[np.int64], Array]:
-    """Root mean square gradients (measured steps x layers); steps at which a layer has none at all are left out."""
+    """Root mean square gradients that arrive at each layer (measured steps x layers), NaN where there is none."""
     table = history.layers("gradient_norm")
-    columns = [table.layers.index(layer.name) for layer in layers]
-    elements = np.array([max(1, int(np.prod(layer.shape))) for layer in layers], dtype=np.float64)
-    sizes = table.values[:, columns].astype(np.float64) / np.sqrt(elements)
-    complete = np.isfinite(sizes).all(axis=1) & (sizes > 0).all(axis=1)
-    return table.steps[complete], sizes[complete]
+    column = {name: i for i, name in enumerate(table.layers)}
+    sizes = np.full((len(table.steps), len(layers)), np.nan)
+    biases: dict[str, list[Layer]] = defaultdict(list)
+    for name, layer in history.architecture.items():
+        module, _, own = name.rpartition(".")
+        if own.startswith("bias") and name in column:
+            biases[module].append(layer)
+    for i, layer in enumerate(layers):
+        for one in (layer, *biases[layer.name.rpartition(".")[0]]):
+            size = table.values[:, column[one.name]] / max(1.0, float(np.prod(one.shape))) ** 0.5
+            sizes[:, i] = np.fmax(sizes[:, i], size)
+    sizes[~(np.isfinite(sizes) & (sizes > 0))] = np.nan
+    return table.steps, sizes
+
+
+def _lost(sizes: Array, least: int) -> Array:
+    """Powers of ten by which gradients shrink from the last to the first quarter of the layers that have one."""
+    known = ~np.isnan(sizes)
+    count, place = known.sum(axis=1)[:, None], np.cumsum(known, axis=1)
+    quarter = np.maximum(1, count // 4)
+    first = medians(np.where(known & (place <= quarter), sizes, np.nan))
+    last = medians(np.where(known & (place > count - quarter), sizes, np.nan))
+    return np.where(count[:, 0] >= least, np.log10(last) - np.log10(first), np.nan)

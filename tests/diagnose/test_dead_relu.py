@@ -48,8 +48,8 @@ def test_units_that_came_back_are_healthy() -> None:
 
 def test_a_run_that_works_may_have_idle_units() -> None:
     learnt = list(np.geomspace(2.3, 0.2, 50))
-    assert look(History.of(a__dead_units_lasting=[0.7] * 50, train_loss=learnt)) == []
-    [finding] = look(History.of(a__dead_units_lasting=[0.85] * 50, train_loss=learnt))
+    assert look(History.of(a__dead_units_lasting=[0.85] * 50, train_loss=learnt)) == []
+    [finding] = look(History.of(a__dead_units_lasting=[1.0] * 50, train_loss=learnt))
     assert finding.severity == Severity.WARNING
 
 
@@ -58,3 +58,14 @@ def test_a_layer_that_was_measured_seldom_needs_as_many_measurements() -> None:
     assert look(History.of(a__dead_units_lasting=[0.9, nan, nan, 0.9, nan])) == []
     [finding] = look(History.of(a__dead_units_lasting=[0.9, nan, nan, 0.9, nan, 0.9, nan]))
     assert (finding.step, finding.detected_at) == (0, 5)
+
+
+def test_an_explosion_at_the_start_is_no_level_to_have_learnt_from() -> None:
+    losses = [2.3, 5e4, 1e4, 9e3, 800.0, 500.0] + [2.3] * 40
+    [finding] = look(History.of(a__dead_units_lasting=[0.0] * 16 + [0.93] * 30, train_loss=losses))
+    assert finding.severity == Severity.ERROR
+
+
+def test_what_is_left_after_a_nan_says_nothing_about_units() -> None:
+    losses = [2.3] * 10 + [float("nan")] * 30
+    assert look(History.of(a__dead_units_lasting=[0.0] * 10 + [0.95] * 30, train_loss=losses)) == []

@@ -18,7 +18,7 @@ NAN = float("nan")
 EXPLODED = History.of(
     gradient_norm=[471, 8811, 157520, NAN],
     train_loss=[162, 5e3, 9e5, NAN],
-    relu__dead_units_lasting=[0.0, 0.95, 0.95, 0.95],
+    relu__dead_units_lasting=[0.95, 0.95, 0.95, 0.95],
 )
 
 

@@ -119,3 +119,41 @@ def test_several_models_are_judged_apart() -> None:
     }
     history = History.of(train_loss=STILL, layers=layers, facts={"models": 2}, **columns)
     assert look(history) == []
+
+
+def test_weights_drawn_too_small_show_in_the_biases() -> None:
+    """Signal and error shrink in opposite directions: gradients of the weights are equal, those of the biases not."""
+    layers = [Layer(f"fc{i}.{part}", "parameter", i, shape) for i in range(6) for part, shape in SMALL]
+    columns: dict[str, Any] = {f"fc{i}.weight__gradient_norm": [1e-8] * 100 for i in range(6)}
+    columns |= {f"fc{i}.bias__gradient_norm": [10.0 ** (2 * i - 10)] * 100 for i in range(6)}
+    [finding] = look(History.of(train_loss=STILL, layers=layers, **columns))
+    assert finding.where == ("fc0.weight",)
+
+
+SMALL = (("weight", (8, 8)), ("bias", (8,)))
+
+
+def test_biases_that_a_norm_takes_out_do_not_count() -> None:
+    """Before a batch norm a bias has no effect, and no gradient but for rounding."""
+    layers = [Layer(f"fc{i}.{part}", "parameter", i, shape) for i in range(6) for part, shape in SMALL]
+    columns: dict[str, Any] = {f"fc{i}.weight__gradient_norm": [1.0] * 100 for i in range(6)}
+    columns |= {f"fc{i}.bias__gradient_norm": [1e-9 if i < 5 else 0.3] * 100 for i in range(6)}
+    assert look(History.of(train_loss=STILL, layers=layers, **columns)) == []
+
+
+def test_a_last_layer_that_began_at_zero_heals() -> None:
+    """Below a last layer of zeros nothing arrives at first; it grows with each small step."""
+    assert look(net([2.3] * 300, lambda i, step: 1.0 if i > 5 else 1e-6 * (step + 1))) == []
+
+
+def test_to_come_down_to_chance_is_to_learn_nothing() -> None:
+    loss = list(np.geomspace(6.0, 2.31, 20)) + [2.31] * 100
+    history = net(loss, lambda i, step: 10.0 ** (i - 8))
+    assert look(history) == []
+    history.facts.update(loss="CrossEntropyLoss", reduction="mean", classes=10)
+    assert len(look(history)) == 1
+
+
+def test_a_layer_without_a_gradient_hides_no_others() -> None:
+    [finding] = look(net(STILL, lambda i, step: 0.0 if i == 4 else 10.0 ** (i - 8)))
+    assert finding.where[0] == "fc0.weight"
