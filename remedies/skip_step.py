@@ -81,15 +81,15 @@ class Skip:
         self._in_a_row: dict[int, int] = {}  # by optimizer
 
     def __call__(self, optimizer: "torch.optim.Optimizer") -> bool:
-        if self._in_a_row.get(id(optimizer), 0) >= self.patience:
-            return False
-        if _finite_gradients(optimizer):
-            self._in_a_row[id(optimizer)] = 0
+        if getattr(optimizer, "found_inf", None) is not None:
+            return False  # a loss scaler had a look, and a fused optimizer skips by itself
+        in_a_row = 0 if _finite_gradients(optimizer) else self._in_a_row.get(id(optimizer), 0) + 1
+        self._in_a_row[id(optimizer)] = in_a_row  # also after it let go: a rewound run can have good steps again
+        if not 0 < in_a_row <= self.patience:
             return False
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        self._in_a_row[id(optimizer)] = self._in_a_row.get(id(optimizer), 0) + 1
         self.skipped.append(self.run.step)
         return True
 
@@ -115,10 +115,12 @@ def _scaled(run: Run) -> bool:
 
 
 def _sound(run: Run) -> bool:
-    """Whether all weights, buffers and averages of the optimizers are finite."""
+    """Whether all weights and averages of the optimizers are finite, and no buffer is NaN: masks hold infinities."""
     import torch
 
-    tensors = [tensor for model in run.models for tensor in (*model.parameters(), *model.buffers())]
+    if any(bool(buffer.isnan().any()) for model in run.models for buffer in model.buffers() if not buffer.is_sparse):
+        return False
+    tensors: list[torch.Tensor] = [parameter for model in run.models for parameter in model.parameters()]
     tensors += [
         value
         for optimizer in run.optimizers

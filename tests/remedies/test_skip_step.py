@@ -72,6 +72,35 @@ def test_it_lets_go_after_a_few_in_a_row() -> None:
     assert len(guard.skipped) == SkipStep().patience
 
 
+def test_after_it_let_go_a_good_step_counts_anew() -> None:
+    sick, guard = treated()
+    for _ in range(SkipStep().patience + 2):
+        spoil(sick)
+        guard(sick.optimizer)
+    spoil(sick, 1.0)
+    guard(sick.optimizer)
+    spoil(sick)
+    assert guard(sick.optimizer)
+    assert len(guard.skipped) == SkipStep().patience + 1
+
+
+def test_a_step_that_a_scaler_looked_at_is_left_to_it() -> None:
+    sick, guard = treated()
+    spoil(sick)
+    sick.optimizer.found_inf = torch.ones(())
+    assert not guard(sick.optimizer)
+    assert guard.skipped == []
+
+
+def test_a_mask_with_infinities_is_sound() -> None:
+    sick = patient()
+    sick.run.healthy = None
+    sick.model.register_buffer("mask", torch.full((3, 3), -float("inf")).triu(1))
+    assert SkipStep().propose(finding("non-finite"), sick.run) is not None
+    sick.model.mask[0, 0] = float("nan")
+    assert SkipStep().propose(finding("non-finite"), sick.run) is None
+
+
 def test_a_good_step_between_counts_anew() -> None:
     sick, guard = treated()
     for _ in range(10):
