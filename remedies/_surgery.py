@@ -188,6 +188,7 @@ def add_norms(run: Run, names: Sequence[str], live: dict[str, nn.Module]) -> Und
         made = [a.module.get_submodule(path) for model, path in normed for a in averaged_copies(model)]
         for layer in made:  # averages that were made since carry the norm too
             _strip(layer)
+        normed.clear()  # whoever holds on to this function holds no model
         while undos:
             undos.pop()()
 
