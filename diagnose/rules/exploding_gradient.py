@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import Array, median, medians, often, preceding_median
+from trainmedic.diagnose.robust import Array, medians, often, preceding_median, progress
 from trainmedic.history import History, Layer
 
 
@@ -23,8 +23,8 @@ class ExplodingGradient(Rule):
     Formula: norm above `growth` times the lowest median of its past (of up to `window` steps), and the loss above both
     `loss_growth` times its own and the first loss, in `patience` of `spell` steps, beyond `beyond` times
     all norms before that spell; or, where norm or loss are not finite at the next step, the norm alone, or a step that
-    moved most weight matrices by `torn` times their own norm. A warning where the loss has come back below its first
-    value since.
+    moved most weight matrices by `torn` times their own norm. A warning where all has been finite since and
+    the loss is `back` below where it began (or chance, where that is known and lower).
     Remedies: clip-gradients, lower-learning-rate, rewind, reinitialize.
     Known limits: needs the loss beside the norm; an explosion that leaves the loss below where the run began is left to
     rules for spikes. Norms are read before clipping, so clipping hides no explosion here.
@@ -57,6 +57,9 @@ class ExplodingGradient(Rule):
     spell: int = Field(10, ge=1, description="steps that `patience` is counted in (what explodes may swing to and fro)")
     beyond: float = Field(
         3.0, ge=1, description="largest norm before the spell, factor (hard samples come again, of about the same size)"
+    )
+    back: float = Field(
+        0.1, gt=0, lt=1, description="share of its first level that a loss has come down by that came back (it learns)"
     )
     torn: float = Field(
         1.0,
@@ -103,7 +106,8 @@ class ExplodingGradient(Rule):
         rise = norms[onset : end + 1]
         worst = onset + int(np.argmax(np.where(np.isfinite(rise), rise, -np.inf)))
         broken = not (np.isfinite(norms[end]) and np.isfinite(losses[end]))
-        back = len(losses) - end > self.window and median(losses[-self.window :]) < first and not broken
+        finite = bool(np.isfinite(losses[end:]).all() and np.isfinite(norms[end:]).all())
+        back = finite and len(losses) - end > self.window and float(progress(history)[1][-1]) > self.back
         before = losses[max(onset - 1, 0)]
         rose = f"rose from {usual:.3g} to" if np.isfinite(usual) else "was"
         then = "then was not finite" if broken else f"the loss from {before:.3g} to {losses[end]:.3g}"

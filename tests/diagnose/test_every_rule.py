@@ -213,9 +213,10 @@ def histories(draw: st.DrawFn) -> History:
     names = (*SERIES, "validation/accuracy", "validation/x/loss", "train/accuracy")
     history = History(bounded=draw(st.booleans()))
     for name in draw(st.lists(st.sampled_from(names), unique=True, min_size=1)):
-        values = draw(COLUMNS)
-        steps = sorted(draw(st.lists(st.integers(0, 100), min_size=len(values), max_size=len(values))))
-        history.add_series(name, steps, values)
+        column = draw(COLUMNS)
+        steps = sorted(draw(st.lists(st.integers(0, 100), min_size=len(column), max_size=len(column))))
+        history.add_series(name, steps, column)
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     layers = ["a.weight", "b.weight", "c.weight", "d.weight", "d", "e"]
     for i, layer in enumerate(layers):
         if draw(st.booleans()):
@@ -224,8 +225,10 @@ def histories(draw: st.DrawFn) -> History:
             history.architecture[layer] = Layer(layer, kind, draw(st.integers(-1, i)), shape, draw(st.booleans()))
     for statistic in draw(st.lists(st.sampled_from(sorted(STATISTICS)), unique=True)):
         for step in range(draw(st.integers(0, 25))):
-            chosen = draw(st.lists(st.sampled_from(layers), unique=True, min_size=1))
-            history.record(Snapshot(step, layers={statistic: {layer: draw(VALUES) for layer in chosen}}))
+            values = random.choice([*SPECIAL, *random.standard_normal(10)], len(layers))
+            chosen = random.permutation(len(layers))[: random.integers(1, len(layers) + 1)]
+            row = {layers[i]: float(values[i]) for i in chosen}
+            history.record(Snapshot(step, layers={statistic: row}))
     facts = st.fixed_dictionaries({}, optional={"loss_scaling": st.booleans(), "models": st.integers(1, 3)})
     history.facts.update(draw(facts))
     return history

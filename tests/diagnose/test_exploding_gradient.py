@@ -48,6 +48,16 @@ def test_an_explosion_that_the_run_overcame_is_a_warning() -> None:
     assert finding.message.endswith("; the run has come back since")
 
 
+def test_what_passed_through_nan_or_fell_back_to_chance_has_not_come_back() -> None:
+    norms = [471, 8811, 157520, 1e6, 1e7, 1e8] + [1.0] * 100
+    losses = [162, 5e3, 9e5, 1e6, 1e7, 1e8] + [2.31] * 100
+    chance = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10}
+    spoilt = [*losses[:6], NAN, *losses[7:]]
+    assert [f.severity for f in look(History.of(gradient_norm=norms, train_loss=spoilt))] == [Severity.ERROR]
+    low = [2.4, *losses[1:]]
+    assert [f.severity for f in look(History.of(gradient_norm=norms, train_loss=low, facts=chance))] == [Severity.ERROR]
+
+
 @pytest.mark.parametrize("spike", [10.0, 50.0, 1e3, 1e6])
 @pytest.mark.parametrize("every", [5, 20])
 def test_spikes_that_return_are_healthy(spike: float, every: int) -> None:

@@ -77,7 +77,7 @@ class Rows(nn.Module):
         self.reader, self.last = reader, nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        read = self.reader(x.unflatten(1, (8, 8)))
+        read = self.reader(x.view(-1, 8, 8))
         return self.last((read[0] if isinstance(read, tuple) else read).mean(1))  # type: ignore[no-any-return]
 
 
