@@ -79,13 +79,12 @@ def deep(activation: type[nn.Module], depth: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
-def blown_up(sick: bool) -> nn.Module:
-    """He's initialisation, or weights drawn two and a half times as large."""
-    model = deep(nn.ReLU, 5, 64)
+def he(model: nn.Module, factor: float = 1.0) -> nn.Module:
+    """Draw all weights by He's law, ``factor`` times as large."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                nn.init.kaiming_normal_(parameter).mul_(2.5 if sick else 1.0)
+                nn.init.kaiming_normal_(parameter).mul_(factor)
     return model
 
 
@@ -115,14 +114,14 @@ CASES: dict[str, Case] = {
     for case in (
         Case(
             "vanishing",
-            "ten sigmoid layers in a row (twin: rectifiers)",
-            lambda sick: deep(nn.Sigmoid if sick else nn.ReLU, 10, 64),
+            "ten sigmoid layers in a row (twin: rectifiers and He's initialisation)",
+            lambda sick: deep(nn.Sigmoid, 10, 64) if sick else he(deep(nn.ReLU, 10, 64)),
             adam,
         ),
         Case(
             "exploding",
             "weights drawn two and a half times too large (twin: He's initialisation)",
-            blown_up,
+            lambda sick: he(deep(nn.ReLU, 5, 64), 2.5 if sick else 1.0),
             momentum,
         ),
         Case("dead", "rectifiers pushed below zero by their biases (twin: untouched)", killed, adam),
