@@ -58,8 +58,8 @@ def test_weights_before_rectifiers_follow_he_and_others_xavier() -> None:
     sick = patient("SGD", wide)
     treat(sick, "vanishing-gradient")
     first, second, _ = (layer.weight for layer in sick.model if isinstance(layer, nn.Linear))
-    assert float(first.std()) == pytest.approx(math.sqrt(2 / 6), rel=0.1)
-    assert float(second.std()) == pytest.approx(math.sqrt(2 / 600), rel=0.1)
+    assert first.std().item() == pytest.approx(math.sqrt(2 / 6), rel=0.1)
+    assert second.std().item() == pytest.approx(math.sqrt(2 / 600), rel=0.1)
     assert all(float(layer.bias.abs().max()) == 0 for layer in sick.model if isinstance(layer, nn.Linear))
 
 
