@@ -51,8 +51,8 @@ def progress(history: History, name: str = "train/loss", span: int = 10) -> tupl
     The present level is the median of the last ``span``, by blocks.
     """
     steps, values = history.series(name)
-    levels = [*values[np.isfinite(values)][:1], median(values[:span]), _chance(history, median(values[:span]))]
-    start = float(np.fmin.reduce(levels))
+    start = float(np.fmin.reduce([*values[np.isfinite(values)][:1], median(values[:span])]))
+    start = float(np.fmin(start, _chance(history, start)))
     here = preceding_median(values, span)
     here[-1] = median(values[-span:])
     return steps, (start - here) / max(abs(start), np.finfo(float).tiny)
