@@ -58,7 +58,7 @@ def judge(history: History, rules: Sequence[Rule] | None = None) -> Diagnosis:
         try:
             reason = rule.unmet(history)
             if reason is None:
-                findings += rule.check(history)
+                findings += list(rule.check(history))  # all of it or, if it raises, nothing
                 checked.append(rule.code)
         except Exception as error:
             reason = f"the rule failed: {type(error).__name__}: {error}"

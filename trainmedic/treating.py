@@ -195,7 +195,7 @@ class Treating:
             self._tell(treatment.model_copy(update=done))
             return
         if self._logdir is not None and self.run.healthy is not None:
-            self.run.healthy.save(self._logdir / HEALTHY_FILE, self.run)
+            self.run.healthy.save(self._logdir / HEALTHY_FILE)
         window = self.settings.trial_steps
         trial = SequentialTrial(start=start, window=window, since=self.since_before, spoilt=spoilt)
         self._on_trial = OnTrial(treatment, undo, base, trial)
