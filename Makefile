@@ -16,9 +16,9 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(INSTALLED) ## train sick runs on real images, untreated and treated
-	@$(BIN)/trainmedic demo
+	@OMP_NUM_THREADS=1 $(BIN)/trainmedic demo
 
-# One thread in each of two processes is faster than many threads in one: the tests train small models.
+# Here and in the demo the models are small: one thread for each process is faster than many in one.
 test: $(INSTALLED) ## run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
 
