@@ -102,6 +102,7 @@ class Medic:
         )
         self._safe_point_wait: SafePoint | None = None
         self._iterating = 0
+        self._do("treating", self._treating.begin)
         self._probe.attach()
         atexit.register(self.close)
 

@@ -63,8 +63,11 @@ class Treating:
         self._tried: dict[str, set[str]] = {}
         self._rest_until = 0
         self._best_value: float | None = None
-        if fix != "off":
-            run.healthy = State.capture(run)  # the state that training starts from has no history: it is healthy
+
+    def begin(self) -> None:
+        """Keep the state that training starts from: it has no history, so it is healthy."""
+        if self.fix != "off":
+            self.run.healthy = State.capture(self.run)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
