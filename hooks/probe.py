@@ -64,6 +64,7 @@ class Probe:
         self._parameter_handles: list[Any] = []
         self._queued = False
         self._off = False
+        self._frames = 0  # pieces of code that were compiled before watching began
         self._reading = Reading()
         self._values: dict[str, float] = {}
         self._pending: tuple[int, Reading, dict[str, float]] | None = None
@@ -104,6 +105,7 @@ class Probe:
         if self.scaler is not None:
             self._handles.append(_ScalerWatch(self.scaler, self.optimizers[0], self._skipped))
         self._attach_parameters()
+        self._frames = _compiled_frames()
         if any(map(_compiled, self.models)):
             self.not_measured["activations"] = "the model is compiled: hooks on its modules would recompile it"
         self._begin()
@@ -164,7 +166,9 @@ class Probe:
         self.begun = False
         self._gradients = None
         self.activations.begin()
-        if self.measuring and "activations" not in self.not_measured and not _compiler_in_use():
+        if _compiled_frames() > self._frames:
+            self.not_measured["activations"] = "parts of the step are compiled: hooks on modules would recompile them"
+        if self.measuring and "activations" not in self.not_measured:
             if self._forward_handle is None:
                 hook = self._forward
                 self._forward_handle = nn.modules.module.register_module_forward_hook(hook)
@@ -352,10 +356,10 @@ def _drop_functions(raw: dict[str, dict[str, float]], architecture: dict[str, La
                 row.pop(name, None)
 
 
-def _compiler_in_use() -> bool:
-    """Whether anything in this process was compiled: toggling a global hook would make it compile again."""
+def _compiled_frames() -> int:
+    """How many pieces of code torch.compile has looked at in this process."""
     frames = sys.modules.get("torch._dynamo.convert_frame")
-    return frames is not None and getattr(frames, "FRAME_COUNTER", 0) > 0
+    return int(getattr(frames, "FRAME_COUNTER", 0))
 
 
 def _compiled(model: nn.Module) -> bool:
