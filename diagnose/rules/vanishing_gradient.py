@@ -32,11 +32,13 @@ class VanishingGradient(Rule):
     net; no normalisation and no residual paths.
     Formula: r = |g| / sqrt(elements), of each weight matrix of one model in the order of execution or of the bias
     beside it, whichever is larger (that is what arrives at a layer, however small the signal that it multiplies);
-    log10(median of r over the last quarter of the layers / median over the first quarter) above `decades`, in
-    `patience` measurements in a row, `steps` steps or more after the start, and not `healing`, while the loss has come
-    down by less than `still` of its first level, or the weights of the first layers move by less than `resolution` of
-    themselves while those of the last move a thousand times as fast. Silent once the loss has come down by `works`, or
-    the gradients of the first layers are back.
+    log10(median of r over the last quarter of the layers, at most three / median over the first) above `decades`, in
+    `patience` measurements in a row, `steps` steps or more after the start, and not `healing`, while (1) the loss has
+    come down by less than `still` of its first level; or (2) the gradients were dead all through the second half of the
+    run, and the loss has come down by less than `still` in it (what comes down before is what the last layers learn
+    alone, such as the mean); or (3) the weights of the first layers move by less than `resolution` of themselves, and
+    those of the last a thousand times as fast. Silent once the loss has come down by `works` and still does, or by
+    `done`, or the gradients of the first layers are back.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual.
     Known limits: needs the training loss and at least `least_layers` weight matrices with a gradient; layers whose
     gradient is exactly zero are not vanishing but cut off. Gradients that die on the way back through time, within one
@@ -73,6 +75,9 @@ class VanishingGradient(Rule):
         le=1,
         description="share of its first level after which the run works as it is (half of it is learnt)",
     )
+    done: float = Field(
+        0.9, gt=0, le=1, description="share of its first level, after which a flat loss is a run that has converged"
+    )
     resolution: float = Field(
         6e-8, ge=0, lt=1, description="update over weight that single precision rounds away (2**-24, IEEE 754)"
     )
@@ -88,7 +93,9 @@ class VanishingGradient(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         loss_steps, come_down = progress(history)
-        if not len(loss_steps) or come_down[-1] > self.works:
+        if not len(loss_steps) or come_down[-1] > self.done:
+            return
+        if come_down[-1] > self.works and not self._flat(loss_steps, come_down)[-1]:
             return
         for layers in _stacks(history):
             if len(layers) >= self.least_layers:
@@ -101,15 +108,16 @@ class VanishingGradient(Rule):
         quarter = max(1, len(layers) // 4)
         lost = _lost(sizes, self.least_layers)
         here = np.searchsorted(loss_steps, steps, side="right") - 1
-        stands = (come_down[np.maximum(here, 0)] < self.still) | self._starved(history, layers, steps)
-        stands &= here >= 0
-        late = steps >= steps[0] + self.steps if len(steps) else np.empty(0, dtype=bool)
         with np.errstate(invalid="ignore"):
             dies = lost > self.decades
+        began = np.maximum.accumulate(np.where(dies, 0, np.arange(len(dies)) + 1))  # per row, where its spell began
+        since = steps[np.minimum(began, len(steps) - 1)]
+        flat = self._flat(loss_steps, come_down)[np.maximum(here, 0)] & (steps - since >= (steps - loss_steps[0]) / 2)
+        stands = (come_down[np.maximum(here, 0)] < self.still) | flat | self._starved(history, layers, steps)
+        late = (here >= 0) & (steps >= steps[0] + self.steps)
         ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
         if not len(ends) or np.median(dies[-self.patience :]) < 1:  # never, or no longer
             return
-        began = np.maximum.accumulate(np.where(dies, 0, np.arange(len(dies)) + 1))  # per row, where its spell began
         found = next((end for end in ends.tolist() if not self._heals(lost[began[end] : end + 1])), None)
         if found is None:
             return
@@ -123,12 +131,19 @@ class VanishingGradient(Rule):
             message=f"gradients of the first layers are {factor:.3g} times smaller than those of the last, "
             f"and the loss has come down by {100 * max(0.0, float(come_down[here[end]])):.0f} %",
             evidence=[
-                Evidence(name="gradient, last over first quarter of the layers", value=factor, limit=10**self.decades),
+                Evidence(name="gradient, last over first layers", value=factor, limit=10**self.decades),
                 Evidence(
                     name="loss come down", value=100 * float(come_down[here[end]]), limit=100 * self.still, unit="%"
                 ),
             ],
         )
+
+    def _flat(self, steps: NDArray[np.int64], come_down: Array) -> NDArray[np.bool_]:
+        """At which steps of the loss next to nothing of it has gone since half time, after twice the ordinary start."""
+        half = np.searchsorted(steps, (steps + steps[0]) // 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gone = (come_down - come_down[half]) / (1 - come_down[half])
+        return np.asarray((gone < self.still) & (steps - steps[0] >= 2 * self.steps))
 
     def _heals(self, lost: Array) -> bool:
         """Whether the gap is closing by itself: it is smaller now than at half time."""
@@ -154,6 +169,8 @@ class VanishingGradient(Rule):
         _deep([2.3] * 80, lambda i: 10.0 ** (i - 8)),
         # the last layers learn what they can without the first ones
         _deep(list(np.linspace(2.3, 1.8, 80)), lambda i: 10.0 ** (i - 8), update=lambda i: 10.0 ** (i - 10)),
+        # a regression: the last layer has learnt the mean of the targets
+        _deep([*np.linspace(9.0, 2.0, 60), *[2.0] * 90], lambda i: 10.0 ** (i - 8), update=lambda i: 1e-3),
     )
     healthy: ClassVar = (
         _deep([2.3] * 10 + [1e-6] * 70, lambda i: 1e-9),  # converged: all gradients have become small together
@@ -200,10 +217,10 @@ def _profile(history: History, layers: list[Layer]) -> tuple[NDArray[np.int64], 
 
 
 def _lost(sizes: Array, least: int) -> Array:
-    """Powers of ten by which gradients shrink from the last to the first quarter of the layers that have one."""
+    """Powers of ten by which gradients shrink from the last to the first of the layers that have one."""
     known = ~np.isnan(sizes)
     count, place = known.sum(axis=1)[:, None], np.cumsum(known, axis=1)
-    quarter = np.maximum(1, count // 4)
+    quarter = np.clip(count // 4, 1, 3)
     first = medians(np.where(known & (place <= quarter), sizes, np.nan))
     last = medians(np.where(known & (place > count - quarter), sizes, np.nan))
     return np.where(count[:, 0] >= least, np.log10(last) - np.log10(first), np.nan)

@@ -147,7 +147,7 @@ def test_a_last_layer_that_began_at_zero_heals() -> None:
 
 
 def test_to_come_down_to_chance_is_to_learn_nothing() -> None:
-    loss = list(np.geomspace(6.0, 2.31, 20)) + [2.31] * 100
+    loss = list(np.geomspace(6.0, 2.31, 20)) + [2.31] * 60
     history = net(loss, lambda i, step: 10.0 ** (i - 8))
     assert look(history) == []
     history.facts.update(loss="CrossEntropyLoss", reduction="mean", classes=10)
@@ -157,3 +157,22 @@ def test_to_come_down_to_chance_is_to_learn_nothing() -> None:
 def test_a_layer_without_a_gradient_hides_no_others() -> None:
     [finding] = look(net(STILL, lambda i, step: 0.0 if i == 4 else 10.0 ** (i - 8)))
     assert finding.where[0] == "fc0.weight"
+
+
+def test_a_regression_that_has_learnt_the_mean_stands_still() -> None:
+    """Most of the loss of targets that are not centred goes with the last bias alone."""
+    loss = [*np.linspace(100.0, 25.0, 50), *[25.0] * 150]
+    [finding] = look(net(loss, lambda i, step: 10.0 ** (i - 8)))
+    assert 100 <= finding.detected_at <= 125
+    assert look(net(loss, lambda i, step: 10.0 ** (i - 8) if step < 120 else 1.0)) == []
+    assert look(net([*loss[:60], *np.geomspace(25.0, 10.0, 140)], lambda i, step: 10.0 ** (i - 8))) == []
+
+
+def test_what_has_converged_may_be_flat() -> None:
+    loss = [*np.geomspace(2.3, 0.1, 50), *[0.1] * 150]
+    assert look(net(loss, lambda i, step: 10.0 ** (i - 8))) == []
+
+
+def test_the_ends_of_deep_nets_are_compared() -> None:
+    """The deeper a net, the more is lost within its quarters."""
+    assert len(look(net(STILL, lambda i, step: 10.0 ** (i / 4.2), depth=16))) == 1
