@@ -71,6 +71,14 @@ def _chance(history: History, start: float) -> float:
     return chance if start < 4 * chance else float("nan")
 
 
+def rejected_steps(history: History) -> NDArray[np.int64]:
+    """Steps that the loss scaler or the medic did not take: they changed nothing."""
+    if "optimizer/skipped" not in history:
+        return np.empty(0, dtype=np.int64)
+    steps, skipped = history.series("optimizer/skipped")
+    return np.asarray(steps[skipped > 0])
+
+
 def in_a_row(flags: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """Flags that end a run of at least ``count`` in a row."""
     return often(flags, count, count)

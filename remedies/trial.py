@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmedic.diagnose import Evidence
+from trainmedic.diagnose.robust import rejected_steps
 from trainmedic.history import History
 
 Array = NDArray[np.float64]
@@ -75,9 +76,7 @@ class SequentialTrial(Trial):
             return np.empty(0)
         steps, values = history.series("train/loss")
         within = (steps >= first) & (steps <= last)
-        if "optimizer/skipped" in history:  # a step that was rejected changed nothing
-            rejected = history.series("optimizer/skipped")
-            within &= ~np.isin(steps, rejected.steps[rejected.values > 0])
+        within &= ~np.isin(steps, rejected_steps(history))
         return values[within]
 
     def _from_itself(self, after: Array, last: bool) -> Verdict | None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import in_a_row
+from trainmedic.diagnose.robust import in_a_row, rejected_steps
 from trainmedic.history import History, LayerTable
 
 
@@ -87,7 +87,7 @@ class NonFinite(Rule):
         steps, values = history.series("train/loss")
         flags = ~np.isfinite(values)
         if flags.any() and "optimizer/skipped" in history:  # a step that was rejected did no harm, unless all are
-            flags &= ~np.isin(steps, _rejected(history)) | in_a_row(flags, self.recovered)
+            flags &= ~np.isin(steps, rejected_steps(history)) | in_a_row(flags, self.recovered)
         bad = np.flatnonzero(flags)
         return Origin(int(steps[bad[0]]), 2, ("train/loss",), "the training loss", "losses") if len(bad) else None
 
@@ -117,7 +117,7 @@ class NonFinite(Rule):
         else:
             return np.empty(0, dtype=np.int64)
         if "optimizer/skipped" in history:
-            bad = bad & ~np.isin(steps, _rejected(history))
+            bad = bad & ~np.isin(steps, rejected_steps(history))
         elif history.facts.get("loss_scaling") is not False:
             bad = in_a_row(bad, self.patience)
         return steps[bad]
@@ -167,12 +167,6 @@ class NonFinite(Rule):
         # a mask puts out -inf by design
         History.of(mask__activation_nonfinite=[1.0] * 20, fc__activation_nonfinite=[0.0] * 20, train_loss=[1.0] * 20),
     )
-
-
-def _rejected(history: History) -> NDArray[np.int64]:
-    """Steps that the loss scaler or the medic did not take."""
-    skips = history.series("optimizer/skipped")
-    return skips.steps[skips.values > 0]
 
 
 def _any(table: LayerTable, axis: int) -> NDArray[np.bool_]:
