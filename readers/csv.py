@@ -6,20 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
-from trainmedic.readers.names import canonical, counts_epochs, step_column
+from trainmedic.readers.names import canonical, step_column
 from trainmedic.readers.reader import Claim, Reader
 from trainmedic.readers.reader import head as first_bytes
+from trainmedic.readers.table import MOST_COLUMNS, Table
 
-SEPARATORS = (",", ";", "\t", "|")
+SPACES = " "
+SEPARATORS = (",", ";", "\t", "|", SPACES)
 MISSING = frozenset({"", "na", "n/a", "null", "none", "-", "--"})
-MOST_COLUMNS = 20_000
 LONGEST_HEADER = 1 << 20
-LARGEST_STEP = 2**53
+CHUNK = 4_096
 
 
 class CsvReader(Reader):
@@ -57,26 +55,33 @@ class CsvReader(Reader):
         with open(path, "rb") as file:
             encoding = _encoding(file.read(4))
         with open(path, encoding=encoding, errors="replace", newline="") as text:
-            return [_Table(text).history()]
+            return _Rows(text).table.histories()
 
 
 class _Lines:
-    """The lines of a file, one by one; knows the number of the last one, and whether it was a whole line."""
+    """The lines of a file, one by one; knows the number of the last one, and whether it was a whole line.
 
-    def __init__(self, file: IO[str]) -> None:
+    ``underscored`` tells whether any line so far held a ``_``: only then may a cell look like a number to Python alone.
+    """
+
+    def __init__(self, file: IO[str], spaced: bool = False) -> None:
         self._file = file
+        self.spaced = spaced
         self.number = 0
         self.whole = True
+        self.underscored = False
 
     def __iter__(self) -> Iterator[str]:
         for line in self._file:
             self.number += 1
+            if "_" in line:
+                self.underscored = True
             self.whole = line.endswith(("\n", "\r"))
-            yield line
+            yield "\t".join(line.split()) if self.spaced else line
 
 
-class _Table:
-    """A table, read row by row into one array of numbers and one of row numbers per column."""
+class _Rows:
+    """A table, read into columns a few thousand rows at a time: whole columns of numbers are converted at once."""
 
     def __init__(self, file: IO[str]) -> None:
         self.lines = _Lines(file)
@@ -87,97 +92,80 @@ class _Table:
         self.header = _cells(first, self.separator)
         if len(self.header) > MOST_COLUMNS:
             raise UnreadableError(f"{len(self.header):,} columns, more than the {MOST_COLUMNS:,} that are read")
-        self.names = _unique(self.header)
-        self.values = [array("d") for _ in self.names]
-        self.rows = [array("q") for _ in self.names]
+        self.table = Table(_unique(self.header))
+        self.names = list(self.table.columns)
         self.texts = dict.fromkeys(self.names, 0)
-        self.notes: list[str] = []
-        self.count = 0
-        for cells in self._whole_rows():
-            self._take(cells)
-            self.count += 1
+        self.longer = 0
+        self.lines.spaced, self.lines.underscored = self.separator == SPACES, False
+        for rows, lines in self._chunks():
+            if not self._take_columns(rows, lines):
+                self._take_rows(rows, lines)
+        self._note()
 
-    def _whole_rows(self) -> Iterator[Sequence[str]]:
-        """The rows below the header, without blank ones and repeated headers (as appending to a log leaves them)."""
-        longer = 0
+    def _chunks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
+        """Rows of cells, and the line that each ends on."""
+        reader = csv.reader(self.lines, delimiter="\t" if self.separator == SPACES else self.separator)
+        rows: list[list[str]] = []
+        at: list[int] = []
         try:
-            for cells in csv.reader(self.lines, delimiter=self.separator):
-                if [cell.strip() for cell in cells] == self.header or not any(map(str.strip, cells)):
-                    continue
-                if len(cells) < len(self.header) and not self.lines.whole:
-                    cells = cells[:-1]  # the file ends here: who knows how the number went on
-                    self.notes.append(f"the log ends in the middle of line {self.lines.number:,}")
-                longer += len(cells) > len(self.header)
-                yield cells
+            for cells in reader:
+                rows.append(cells)
+                at.append(self.lines.number)
+                if len(rows) == CHUNK:
+                    yield rows, at
+                    rows, at = [], []
         except csv.Error as error:
-            self.notes.append(f"not read from line {self.lines.number:,} on: {error}")
-        if longer:
-            self.notes.append(f"{longer:,} rows have more cells than the header; these cells were not read")
+            self.table.notes.append(f"not read from line {self.lines.number:,} on: {error}")
+        if rows and len(rows[-1]) < len(self.header) and not self.lines.whole and any(map(str.strip, rows[-1])):
+            rows[-1] = rows[-1][:-1]  # the file ends here: who knows how the number went on
+            self.table.notes.append(f"the log ends in the middle of line {self.lines.number:,}")
+        yield rows, at
 
-    def _take(self, cells: Sequence[str]) -> None:
-        row = self.count
-        for cell, name, values, rows in zip(cells, self.names, self.values, self.rows, strict=False):
+    def _take_columns(self, rows: Sequence[Sequence[str]], lines: Sequence[int]) -> bool:
+        """Take rows of equal length column by column; ``False``, and nothing taken, where a cell needs a closer look."""
+        if self.lines.underscored or set(map(len, rows)) != {len(self.header)} or not all(map(any, rows)):
+            return False
+        numbers: list[tuple[Iterable[int], array[float]]] = []
+        for column in zip(*rows, strict=True):
+            try:
+                if "" in column:
+                    filled = [row for row, cell in enumerate(column, start=self.table.count) if cell]
+                    numbers.append((filled, array("d", map(float, filter(None, column)))))
+                else:
+                    numbers.append((range(self.table.count, self.table.count + len(rows)), array("d", map(float, column))))
+            except ValueError:
+                return False
+        for into, (at, values) in zip(self.table.columns.values(), numbers, strict=True):
+            into.rows.extend(at)
+            into.values.extend(values)
+        self.table.lines.extend(lines)
+        self.table.count += len(rows)
+        return True
+
+    def _take_rows(self, rows: Iterable[Sequence[str]], lines: Iterable[int]) -> None:
+        """Take rows cell by cell, without blank ones and repeated headers (as appending to a log leaves them)."""
+        for cells, line in zip(rows, lines, strict=True):
+            if any(map(str.strip, cells)) and _stripped(cells) != self.header:
+                self.longer += len(cells) > len(self.header)
+                self.table.add(self._numbers(cells), line)
+
+    def _numbers(self, cells: Iterable[str]) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for name, cell in zip(self.names, cells, strict=False):
             value = _number(cell, self.separator) if cell else None
             if value is not None:
-                values.append(value)
-                rows.append(row)
+                numbers[name] = value
             elif cell.strip().lower() not in MISSING:
                 self.texts[name] += 1
+        return numbers
 
-    def history(self) -> History:
-        history = History()
-        clock = step_column(self.names)
-        steps = self._steps(clock)
-        history.facts["time"] = "row"
-        if steps is not None and clock is not None:
-            history.facts["time"] = "epoch" if counts_epochs(clock) else "step"
-            self._note_restarts(history, steps)
-        known = canonical([name for name in self.names if steps is None or name != clock])
-        for name, values, rows in zip(self.names, self.values, self.rows, strict=True):
-            if not values or (name == clock and steps is not None):
-                continue
-            at = np.array(rows, dtype=np.int64)
-            history.add_series(known.get(name, name), at if steps is None else steps[at], np.array(values))
-        history.facts["names"] = {series: name for name, series in known.items() if series in history}
-        self._note_texts()
-        if self.notes:
-            history.facts["notes"] = self.notes
-        return history
-
-    def _steps(self, clock: str | None) -> NDArray[np.int64] | None:
-        """The step of every row, as the clock says, or as in the row before where it says nothing.
-
-        ``None`` where the number of the row serves better: no clock, one with fractions, or an epoch's number on each
-        of its many rows.
-        """
-        if clock is None or not self.count:
-            return None
-        at = self.names.index(clock)
-        said = np.array(self.values[at])
-        usable = np.abs(said) <= LARGEST_STEP
-        said, rows = said[usable], np.array(self.rows[at], dtype=np.int64)[usable]
-        if not len(said) or (said != np.floor(said)).any():
-            return None
-        last_said = np.searchsorted(rows, np.arange(self.count), side="right") - 1
-        steps = said.astype(np.int64)[np.maximum(last_said, 0)]
-        return None if counts_epochs(clock) and self._repeats(steps, at) else steps
-
-    def _repeats(self, steps: NDArray[np.int64], clock_at: int) -> bool:
-        """Whether a column has several values in most of the epochs."""
-        columns = [np.array(rows, dtype=np.int64) for at, rows in enumerate(self.rows) if at != clock_at and rows]
-        return any(len(np.unique(steps[rows])) <= len(rows) / 2 for rows in columns)
-
-    def _note_restarts(self, history: History, steps: NDArray[np.int64]) -> None:
-        back = np.flatnonzero(np.diff(steps) < 0)
-        if len(back):
-            history.facts["restarts"] = [
-                {"row": int(row) + 1, "from": int(steps[row]), "to": int(steps[row + 1])} for row in back[:1_000]
-            ]
-            self.notes.append(f"the step falls back {len(back):,} times, first from {steps[back[0]]:,}")
-
-    def _note_texts(self) -> None:
-        mixed = [n for n, v in zip(self.names, self.values, strict=True) if v and self.texts[n]]
-        self.notes += [f"{self.texts[name]:,} cells of column {name!r} hold no number" for name in mixed[:10]]
+    def _note(self) -> None:
+        if self.longer:
+            self.table.notes.append(
+                f"{self.longer:,} rows have more cells than the header; these cells were not read"
+            )
+        mixed = [name for name in self.names if self.texts[name] and self.table.columns[name].rows]
+        self.table.notes += [f"{self.texts[name]:,} cells of column {name!r} hold no number" for name in mixed[:10]]
 
 
 def _encoding(head: bytes) -> str:
@@ -185,17 +173,27 @@ def _encoding(head: bytes) -> str:
 
 
 def _separator(header: str) -> str:
-    """The separator that gives the header the most columns; a comma for a single one."""
-    return max(SEPARATORS, key=lambda separator: len(_cells(header, separator)))
+    """The separator that gives the header the most columns; a comma for a single one.
+
+    Spaces only where nothing else is in question: other headers hold names of several words.
+    """
+    best = max(SEPARATORS[:-1], key=lambda separator: len(_cells(header, separator)))
+    return best if len(_cells(header, best)) > 1 or len(header.split()) < 2 else SPACES
 
 
 def _cells(line: str, separator: str) -> list[str]:
+    if separator == SPACES:
+        return line.lstrip("#").split() or [""]
     try:
         cells = next(csv.reader([line], delimiter=separator), [])
     except csv.Error:
         cells = line.split(separator)
-    stripped = [cell.strip() for cell in cells] or [""]
-    return [stripped[0].lstrip("#").strip(), *stripped[1:]]
+    return _stripped(cells) or [""]
+
+
+def _stripped(cells: Sequence[str]) -> list[str]:
+    stripped = [cell.strip() for cell in cells]
+    return [stripped[0].lstrip("#").strip(), *stripped[1:]] if stripped else []
 
 
 def _number(cell: str, separator: str) -> float | None:
