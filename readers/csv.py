@@ -3,13 +3,14 @@
 import csv
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
 from trainmedic.readers.names import canonical, step_column
-from trainmedic.readers.reader import Claim, Reader
+from trainmedic.readers.reader import Claim, Options, Reader
 from trainmedic.readers.reader import head as first_bytes
 from trainmedic.readers.table import MOST_COLUMNS, Table
 
@@ -17,7 +18,7 @@ SPACES = " "
 SEPARATORS = (",", ";", "\t", "|", SPACES)
 MISSING = frozenset({"", "na", "n/a", "null", "none", "-", "--"})
 LONGEST_HEADER = 1 << 20
-CHUNK = 4_096
+BLOCK = 8_192
 
 
 class CsvReader(Reader):
@@ -51,41 +52,21 @@ class CsvReader(Reader):
         logs = tuple(name for name in claim.logs if _is_training(first_bytes(directory / name)))
         return Claim(logs, frozenset(logs))
 
-    def read(self, path: Path) -> list[History]:
+    def read(self, path: Path, options: Options) -> list[History]:
         with open(path, "rb") as file:
             encoding = _encoding(file.read(4))
         with open(path, encoding=encoding, errors="replace", newline="") as text:
             return _Rows(text).table.histories()
 
 
-class _Lines:
-    """The lines of a file, one by one; knows the number of the last one, and whether it was a whole line.
-
-    ``underscored`` tells whether any line so far held a ``_``: only then may a cell look like a number to Python alone.
-    """
-
-    def __init__(self, file: IO[str], spaced: bool = False) -> None:
-        self._file = file
-        self.spaced = spaced
-        self.number = 0
-        self.whole = True
-        self.underscored = False
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._file:
-            self.number += 1
-            if "_" in line:
-                self.underscored = True
-            self.whole = line.endswith(("\n", "\r"))
-            yield "\t".join(line.split()) if self.spaced else line
-
-
 class _Rows:
-    """A table, read into columns a few thousand rows at a time: whole columns of numbers are converted at once."""
+    """A table, read into columns some thousand lines at a time; where each cell is a number, by whole columns."""
 
     def __init__(self, file: IO[str]) -> None:
-        self.lines = _Lines(file)
-        first = next((line for line in self.lines if line.strip()), "")
+        self.line = 0
+        self.last = ""
+        self.broken = False
+        first = next((line for line in self._numbered(file) if line.strip()), "")
         if len(first) > LONGEST_HEADER:
             raise UnreadableError(f"the header has {len(first):,} characters")
         self.separator = _separator(first)
@@ -96,58 +77,76 @@ class _Rows:
         self.names = list(self.table.columns)
         self.texts = dict.fromkeys(self.names, 0)
         self.longer = 0
-        self.lines.spaced, self.lines.underscored = self.separator == SPACES, False
-        for rows, lines in self._chunks():
-            if not self._take_columns(rows, lines):
-                self._take_rows(rows, lines)
+        self._read(file)
         self._note()
 
-    def _chunks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
-        """Rows of cells, and the line that each ends on."""
-        reader = csv.reader(self.lines, delimiter="\t" if self.separator == SPACES else self.separator)
-        rows: list[list[str]] = []
-        at: list[int] = []
-        try:
-            for cells in reader:
-                rows.append(cells)
-                at.append(self.lines.number)
-                if len(rows) == CHUNK:
-                    yield rows, at
-                    rows, at = [], []
-        except csv.Error as error:
-            self.table.notes.append(f"not read from line {self.lines.number:,} on: {error}")
-        if rows and len(rows[-1]) < len(self.header) and not self.lines.whole and any(map(str.strip, rows[-1])):
-            rows[-1] = rows[-1][:-1]  # the file ends here: who knows how the number went on
-            self.table.notes.append(f"the log ends in the middle of line {self.lines.number:,}")
-        yield rows, at
+    def _numbered(self, lines: Iterable[str]) -> Iterator[str]:
+        for self.last in lines:
+            self.line += 1
+            yield self.last
 
-    def _take_columns(self, rows: Sequence[Sequence[str]], lines: Sequence[int]) -> bool:
-        """Take rows of equal length column by column; ``False``, and nothing taken, where a cell needs a closer look."""
-        if self.lines.underscored or set(map(len, rows)) != {len(self.header)} or not all(map(any, rows)):
+    def _read(self, file: IO[str]) -> None:
+        """Read in blocks of lines, and from the first quote on as one stream: a quoted cell may hold ends of lines."""
+        while not self.broken and (block := list(islice(file, BLOCK))):
+            if any('"' in line for line in block):
+                self._take_rows(chain(block, file))
+            elif self._take_columns(block):
+                self.line += len(block)
+            else:
+                self._take_rows(block)
+
+    def _take_columns(self, block: Sequence[str]) -> bool:
+        """Take lines that all hold numbers, or nothing, in as many cells as the header; or else leave them alone."""
+        if self.separator == SPACES or len(self.header) < 2 or not block[-1].endswith(("\n", "\r")):
             return False
-        numbers: list[tuple[Iterable[int], array[float]]] = []
-        for column in zip(*rows, strict=True):
-            try:
-                if "" in column:
-                    filled = [row for row, cell in enumerate(column, start=self.table.count) if cell]
-                    numbers.append((filled, array("d", map(float, filter(None, column)))))
-                else:
-                    numbers.append((range(self.table.count, self.table.count + len(rows)), array("d", map(float, column))))
-            except ValueError:
-                return False
-        for into, (at, values) in zip(self.table.columns.values(), numbers, strict=True):
-            into.rows.extend(at)
+        blanks = self.separator * (len(self.header) - 1)
+        text = "".join(block)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if "_" in text or f"\n{blanks}\n" in f"\n{text}":  # Python reads 1_000 as a number; a blank row is no row
+            return False
+        if {line.count(self.separator) for line in block} != {len(blanks)}:
+            return False
+        cells = text.replace("\n", self.separator).split(self.separator)
+        cells.pop()  # what is behind the last end of line
+        try:
+            columns = [self._column(cells[at :: len(self.header)]) for at in range(len(self.header))]
+        except ValueError:
+            return False
+        for into, (rows, values) in zip(self.table.columns.values(), columns, strict=True):
+            into.rows.extend(rows)
             into.values.extend(values)
-        self.table.lines.extend(lines)
-        self.table.count += len(rows)
+        self.table.lines.extend(range(self.line + 1, self.line + len(block) + 1))
+        self.table.count += len(block)
         return True
 
-    def _take_rows(self, rows: Iterable[Sequence[str]], lines: Iterable[int]) -> None:
-        """Take rows cell by cell, without blank ones and repeated headers (as appending to a log leaves them)."""
-        for cells, line in zip(rows, lines, strict=True):
-            if any(map(str.strip, cells)) and _stripped(cells) != self.header:
-                self.longer += len(cells) > len(self.header)
-                self.table.add(self._numbers(cells), line)
+    def _column(self, cells: list[str]) -> tuple["array[int]", "array[float]"]:
+        """Rows and numbers of those cells of one column that are not empty; ``ValueError`` where one is no number."""
+        if "" in cells:
+            rows = array("q", [row for row, cell in enumerate(cells, start=self.table.count) if cell])
+            return rows, array("d", map(float, filter(None, cells)))
+        return array("q", range(self.table.count, self.table.count + len(cells))), array("d", map(float, cells))
+
+    def _take_rows(self, lines: Iterable[str]) -> None:
+        """Take lines cell by cell, without blank ones and repeated headers (as appending to a log leaves them)."""
+        for cells in self._split(self._numbered(lines)):
+            if not any(map(str.strip, cells)) or _stripped(cells) == self.header:
+                continue
+            if len(cells) < len(self.header) and not self.last.endswith(("\n", "\r")):
+                cells = cells[:-1]  # the file ends here: who knows how the number went on
+                self.table.notes.append(f"the log ends in the middle of line {self.line:,}")
+            self.longer += len(cells) > len(self.header)
+            self.table.add(self._numbers(cells), self.line)
+
+    def _split(self, lines: Iterator[str]) -> Iterator[list[str]]:
+        if self.separator == SPACES:
+            yield from map(str.split, lines)
+            return
+        try:
+            yield from csv.reader(lines, delimiter=self.separator)
+        except csv.Error as error:
+            self.table.notes.append(f"not read from line {self.line:,} on: {error}")
+            self.broken = True
 
     def _numbers(self, cells: Iterable[str]) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -161,9 +160,7 @@ class _Rows:
 
     def _note(self) -> None:
         if self.longer:
-            self.table.notes.append(
-                f"{self.longer:,} rows have more cells than the header; these cells were not read"
-            )
+            self.table.notes.append(f"{self.longer:,} rows have more cells than the header; these cells were not read")
         mixed = [name for name in self.names if self.texts[name] and self.table.columns[name].rows]
         self.table.notes += [f"{self.texts[name]:,} cells of column {name!r} hold no number" for name in mixed[:10]]
 

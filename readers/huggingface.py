@@ -8,7 +8,7 @@ from typing import Any
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
-from trainmedic.readers.reader import Claim, Reader
+from trainmedic.readers.reader import Claim, Options, Reader
 
 STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -48,7 +48,7 @@ class TrainerStateReader(Reader):
             return Claim((STATE,), frozenset({STATE}), frozenset(with_state))
         return Claim((f"{newest}/{STATE}",), frozenset(), frozenset(with_state)) if newest else Claim()
 
-    def read(self, path: Path) -> list[History]:
+    def read(self, path: Path, options: Options) -> list[History]:
         try:
             state = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
         except json.JSONDecodeError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
-from trainmedic.readers.reader import Claim, Reader
+from trainmedic.readers.reader import Claim, Options, Reader
 
 HISTORY = "history.npz"
 REPORT = "trainmedic.json"
@@ -29,7 +29,7 @@ class OwnReader(Reader):
         events = {name for name in files if ".tfevents." in name}
         return Claim((HISTORY,), frozenset({HISTORY}) | events | OTHERS)
 
-    def read(self, path: Path) -> list[History]:
+    def read(self, path: Path, options: Options) -> list[History]:
         history = History.load(path)
         _check(history)
         history.facts.setdefault("time", "step")

@@ -3,8 +3,8 @@
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,15 @@ from trainmedic.history import History
 
 HEAD = 1 << 16
 """Bytes from the beginning of a file that a reader sees before it says whether the file is one of its own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for: ``verify`` checks the checksums of formats that have some; ``names`` maps names of the
+    log to those of our series, for logs whose names mean something else than they seem to."""
+
+    verify: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,17 @@ class Reader(ABC):
         """Why this file is none of its own, by its name and its first bytes; ``None`` where it is one."""
 
     @abstractmethod
-    def read(self, path: Path) -> list[History]:
-        """The runs in this file. May raise whatever it likes: :meth:`Source.read` makes one clear error of it."""
+    def read(self, path: Path, options: Options) -> list[History]:
+        """The runs in this file, or in a directory that it claimed as a whole.
+
+        May raise whatever it likes: :meth:`Source.read` makes one clear error of it.
+        """
 
     def claim(self, directory: Path, files: frozenset[str], folders: frozenset[str]) -> Claim:
-        """What this reader takes from a directory that holds ``files`` and ``folders``."""
+        """What this reader takes from a directory that holds ``files`` and ``folders``.
+
+        The log ``"."`` is the directory as a whole: the reader is then given the directory to read.
+        """
         logs = sorted(name for name in files if any(fnmatch(name.lower(), pattern) for pattern in self.patterns))
         mine = [name for name in logs if self.declines(directory / name, head(directory / name)) is None]
         return Claim(tuple(mine), frozenset(mine))
@@ -65,10 +80,10 @@ class Source:
     path: Path
     reader: Reader
 
-    def read(self) -> list[History]:
+    def read(self, options: Options | None = None) -> list[History]:
         """The runs in this log; ``UnreadableError`` with one clear sentence where there are none."""
         try:
-            histories = self.reader.read(self.path)
+            histories = self.reader.read(self.path, options or Options())
         except TrainmedicError as error:
             text = _one_line(error)
             raise UnreadableError(text if str(self.path) in text else f"{self.path}: {text}") from error
