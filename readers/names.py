@@ -6,7 +6,10 @@ from collections.abc import Iterable, Sequence
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "eval", "evaluation", "dev")
 ACCURACY = ("acc", "accuracy")
-STEPS = ("step", "global_step", "trainer/global_step", "_step", "iteration", "iter", "it", "num_updates", "update")
+STEPS = (
+    *("step", "global_step", "trainer/global_step", "train/global_step", "_step", "current_steps", "global_steps"),
+    *("iteration", "iterations", "iter", "iters", "it", "num_updates", "update", "updates", "batch"),
+)
 EPOCHS = ("epoch", "epochs")
 
 RATES = re.compile(r"(?:train/|train_)?(?:lr|learning_rate)(?:-\w+)?(?:/pg(\d+))?")

@@ -116,11 +116,21 @@ class Table:
     def _steps(self, clock: str, columns: Mapping[str, Column]) -> Integers | None:
         """The step of every row, as the clock says, or as in the row before where it says nothing.
 
-        ``None`` where the number of the row serves better: a clock with fractions, or an epoch's number on each of its
-        many rows.
+        ``None`` where the number of the row serves better: a clock with fractions, an epoch's number on each of its
+        many rows, or a step that starts over in every epoch.
         """
-        column = columns.get(clock)
-        if column is None:
+        steps = self._filled(columns.get(clock))
+        if steps is None:
+            return None
+        if counts_epochs(clock):
+            others = (_integers(other.rows) for name, other in columns.items() if name != clock)
+            return None if any(_repeats(steps[rows]) for rows in others) else steps
+        epochs = self._filled(next((columns[name] for name in columns if counts_epochs(name)), None))
+        return None if epochs is not None and _starts_over(steps, epochs) else steps
+
+    def _filled(self, column: Column | None) -> Integers | None:
+        """(count,): the whole numbers of a column, each until the next one; ``None`` where it holds others."""
+        if column is None or not column.rows:
             return None
         said = np.array(column.values)
         usable = np.abs(said) <= LARGEST_STEP
@@ -128,9 +138,7 @@ class Table:
         if not len(said) or (said != np.floor(said)).any():
             return None
         last_said = np.searchsorted(rows, np.arange(self.count), side="right") - 1
-        steps = said.astype(np.int64)[np.maximum(last_said, 0)]
-        others = (_integers(other.rows) for name, other in columns.items() if name != clock)
-        return None if counts_epochs(clock) and any(_repeats(steps[rows]) for rows in others) else steps
+        return said.astype(np.int64)[np.maximum(last_said, 0)]
 
 
 def line_of(history: History, step: int) -> int | None:
@@ -152,6 +160,12 @@ def _integers(numbers: "array[int]") -> Integers:
 def _repeats(steps: Integers) -> bool:
     """Whether a column has several values in most of the epochs."""
     return len(np.unique(steps)) <= len(steps) / 2
+
+
+def _starts_over(steps: Integers, epochs: Integers) -> bool:
+    """Whether most falls of the step come with a new epoch."""
+    fell = np.diff(steps) < 0
+    return bool(fell.any() and (np.diff(epochs)[fell] > 0).mean() > 0.5)
 
 
 def _fallbacks(steps: Integers, series: Mapping[str, tuple[Integers, Any]]) -> Integers:

@@ -1,0 +1,195 @@
+"""JSON Lines, arrays of objects and objects of lists: mmengine, Detectron2, LLaMA-Factory, Keras, exports."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trainmedic.errors import UnreadableError
+from trainmedic.history import History
+from trainmedic.readers.names import canonical, step_column
+from trainmedic.readers.numbers import json_number, numbers_in
+from trainmedic.readers.reader import Claim, Options, Reader
+from trainmedic.readers.reader import head as first_bytes
+from trainmedic.readers.table import Table
+
+BLANK = b"\xef\xbb\xbf \t\r\n"
+LONGEST_LINE = 64 << 20
+KNOWN_WORDS = re.compile(r"loss|acc|reward|perplexity|ppl", re.IGNORECASE)
+MODES = ("mode", "split", "phase", "stage")
+TOTALS = {"total_steps": "total_steps", "max_steps": "total_steps"}
+
+
+class JsonReader(Reader):
+    name = "json"
+    supports = "JSON Lines, or JSON with a list of objects or an object of lists (mmengine, Detectron2, exports)"
+    patterns = ("*.jsonl", "*.ndjson", "*.json")
+    rank = 6
+
+    def declines(self, path: Path, head: bytes) -> str | None:
+        start = head.lstrip(BLANK)
+        if start[:1] not in (b"{", b"["):
+            return "it does not begin with an object or a list"
+        if b"\0" in head:
+            return "it is binary"
+        if not re.search(rb'"\s*:', start):
+            return "there is no object in its beginning"
+        return None
+
+    def claim(self, directory: Path, files: frozenset[str], folders: frozenset[str]) -> Claim:
+        """In a directory, only files with names that are known from trainings: settings and data are JSON too."""
+        claim = super().claim(directory, files, folders)
+        logs = tuple(name for name in claim.logs if _is_training(first_bytes(directory / name)))
+        return Claim(logs, frozenset(logs))
+
+    def read(self, path: Path, options: Options) -> list[History]:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            first = list(islice((line for line in file if line.strip()), 2))
+            file.seek(0)
+            if len(first) == 2 and _parsed(first[0]) is not _NOTHING:
+                return _lines(file).histories()
+            return _table(_records_in(_whole(file.read()))).histories()
+
+
+def _lines(lines: Iterable[str]) -> Table:
+    """One JSON value a line; lines that are none are counted and left out."""
+    table, clock = Table(), _Clock()
+    broken = last = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        value = _parsed(line) if len(line) <= LONGEST_LINE else _NOTHING
+        if value is _NOTHING:
+            broken, last = broken + 1, number
+            continue
+        for record in value if isinstance(value, list) else [value]:
+            if isinstance(record, Mapping):
+                _add(table, clock, record, number)
+    if broken:
+        whole = f"{broken:,} lines hold no JSON, the last of them line {last:,}"
+        table.notes.append(f"the log ends in the middle of line {last:,}" if broken == 1 and last == number else whole)
+    return table
+
+
+def _table(records: Iterable[Mapping[str, Any]]) -> Table:
+    table, clock = Table(), _Clock()
+    for record in records:
+        _add(table, clock, record, None)
+    return table
+
+
+def _add(table: Table, clock: "_Clock", record: Mapping[str, Any], line: int | None) -> None:
+    numbers = clock.told(_by_role(record, numbers_in(record)))
+    totals = {ours: numbers.pop(theirs) for theirs, ours in TOTALS.items() if theirs in numbers}
+    table.facts.update({name: int(value) for name, value in totals.items() if abs(value) < 2**53})
+    if numbers:
+        table.add(numbers, line)
+
+
+class _Clock:
+    """Steps that count something else in some rows: mmengine numbers its validations by epoch, in the same field."""
+
+    def __init__(self) -> None:
+        self.step = self.epoch = -1.0
+
+    def told(self, numbers: dict[str, float]) -> dict[str, float]:
+        step, epoch = numbers.get("step"), numbers.get("epoch")
+        if step is not None and epoch is None and step == self.epoch < self.step:
+            return {name: value for name, value in numbers.items() if name != "step"}
+        if step is not None and epoch is not None:
+            self.step, self.epoch = step, epoch
+        return numbers
+
+
+def _by_role(record: Mapping[str, Any], numbers: dict[str, float]) -> dict[str, float]:
+    """Names with what the row says of itself: ``"mode": "val"`` makes ``loss`` ``val/loss``."""
+    said = next((str(record[key]).lower() for key in MODES if isinstance(record.get(key), str)), "")
+    if said not in ("val", "valid", "validation", "eval", "evaluation", "dev", "test"):
+        return numbers
+    clock = step_column(numbers)
+    kept = {clock, "epoch", "step", "iter", "iteration"}
+    return {
+        name if name in kept or canonical([name]).get(name, "").startswith("validation/") else f"{said}/{name}": value
+        for name, value in numbers.items()
+    }
+
+
+def _records_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a JSON value: a list of objects, an object of lists, an object that holds one of these, or itself."""
+    if isinstance(value, list):
+        yield from (row for row in value if isinstance(row, Mapping))
+    elif isinstance(value, Mapping):
+        rows = max((part for part in value.values() if _is_rows(part)), key=len, default=None)
+        columns = dict(_columns(value))
+        if rows is not None:
+            yield from (row for row in rows if isinstance(row, Mapping))
+        elif columns:
+            for place in range(max(map(len, columns.values()))):
+                yield {name: column[place] for name, column in columns.items() if place < len(column)}
+        else:
+            yield value
+
+
+def _columns(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, list[Any]]]:
+    """Lists of numbers, as Keras' ``History.history`` holds them, however deep; dicts of numbers by row, as pandas'."""
+    for key, part in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(part, list) and len(part) > 1 and any(json_number(item) is not None for item in part):
+            yield name, part
+        elif isinstance(part, Mapping) and len(part) > 1 and all(key.isdecimal() for key in part):
+            yield name, list(part.values())
+        elif isinstance(part, Mapping) and depth < 8:
+            yield from _columns(part, f"{name}/", depth + 1)
+
+
+def _is_rows(part: Any) -> bool:
+    return isinstance(part, list) and len(part) > 1 and all(isinstance(row, Mapping) for row in part)
+
+
+_NOTHING = object()
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value, or ``_NOTHING``."""
+    try:
+        return json.loads(text, parse_int=float)
+    except (ValueError, RecursionError):
+        return _NOTHING
+
+
+def _whole(text: str) -> Any:
+    """A JSON value over several lines; of a list that was cut off, the rows that are whole."""
+    try:
+        return json.loads(text, parse_int=float)
+    except RecursionError as error:
+        raise UnreadableError("it is nested too deeply") from error
+    except ValueError as error:
+        rows = _rows_before_the_cut(text)
+        if not rows:
+            raise UnreadableError(f"not valid JSON (cut off?): {error}") from error
+        return rows
+
+
+def _rows_before_the_cut(text: str) -> list[Any]:
+    """The objects of a list that does not end; also objects over several lines that simply follow each other."""
+    decoder = json.JSONDecoder(parse_int=float)
+    rows: list[Any] = []
+    at = text.find("{") if text.lstrip().startswith(("[", "{")) else -1
+    while at >= 0:
+        try:
+            row, after = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        rows.append(row)
+        between = re.compile(r"[\s,]*").match(text, after)
+        at = between.end() if between and text.startswith("{", between.end()) else -1
+    return rows
+
+
+def _is_training(head: bytes) -> bool:
+    """Whether what the beginning of a file names is a clock and a metric, or a pair of training and validation."""
+    names = [name.decode(errors="replace") for name in dict.fromkeys(re.findall(rb'"([^"\\\n]{1,200})"\s*:', head))]
+    metric = any(KNOWN_WORDS.search(name) for name in names)
+    return metric and (step_column(names) is not None or len(set(canonical(names).values())) > 1)
