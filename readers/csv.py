@@ -1,6 +1,7 @@
 """Tables of text with a header: CSV, TSV, Lightning's ``metrics.csv``, Keras' ``CSVLogger``, exports of any tool."""
 
 import csv
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -10,7 +11,7 @@ from typing import IO
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
 from trainmedic.readers.names import canonical, step_column
-from trainmedic.readers.reader import Claim, Options, Reader
+from trainmedic.readers.reader import Claim, Options, Reader, encoding
 from trainmedic.readers.reader import head as first_bytes
 from trainmedic.readers.table import MOST_COLUMNS, Table
 
@@ -28,7 +29,7 @@ class CsvReader(Reader):
     rank = 9
 
     def declines(self, path: Path, head: bytes) -> str | None:
-        text = head.decode(_encoding(head), errors="replace")
+        text = head.decode(encoding(head), errors="replace")
         if "\0" in text:
             return "it is binary"
         lines = [line for line in text.splitlines() if line.strip()]
@@ -36,10 +37,12 @@ class CsvReader(Reader):
             return "it is empty"
         separator = _separator(lines[0])
         header = _cells(lines[0], separator)
-        if header[0].startswith(("{", "[", "<")):
+        if header[0].startswith(("{", "[", "<")) or "\x1b" in lines[0]:
             return "its first line is not the header of a table"
         if all(_number(name, separator) is not None for name in header):
             return "its first line holds numbers, not the names of columns"
+        if separator == SPACES and any(re.search(r"\d|[=:(]", name) for name in header):
+            return "its first line is prose or numbers, not the names of columns"
         if len(lines) < 2:
             return "there is no row below its first line"
         if not any(_is_row(line, separator, len(header)) for line in lines[1:20]):
@@ -54,8 +57,8 @@ class CsvReader(Reader):
 
     def read(self, path: Path, options: Options) -> list[History]:
         with open(path, "rb") as file:
-            encoding = _encoding(file.read(4))
-        with open(path, encoding=encoding, errors="replace", newline="") as text:
+            said = encoding(file.read(4))
+        with open(path, encoding=said, errors="replace", newline="") as text:
             return _Rows(text).table.histories()
 
 
@@ -165,10 +168,6 @@ class _Rows:
         self.table.notes += [f"{self.texts[name]:,} cells of column {name!r} hold no number" for name in mixed[:10]]
 
 
-def _encoding(head: bytes) -> str:
-    return "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-
-
 def _separator(header: str) -> str:
     """The separator that gives the header the most columns; a comma for a single one.
 
@@ -209,7 +208,7 @@ def _is_row(line: str, separator: str, columns: int) -> bool:
 
 
 def _is_training(head: bytes) -> bool:
-    line = next((line for line in head.decode(_encoding(head), errors="replace").splitlines() if line.strip()), "")
+    line = next((line for line in head.decode(encoding(head), errors="replace").splitlines() if line.strip()), "")
     names = _cells(line, _separator(line))
     by_word = any(word in name.lower() for name in names for word in ("loss", "acc"))
     return bool(canonical(names)) or (step_column(names) is not None and by_word)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "eval", "evaluation", "dev")
+EVALUATION = re.compile(rf"(?:{'|'.join(VALIDATION)})(?![a-z])", re.IGNORECASE)
 ACCURACY = ("acc", "accuracy")
 STEPS = (
     *("step", "global_step", "trainer/global_step", "train/global_step", "_step", "current_steps", "global_steps"),
@@ -102,5 +103,5 @@ def _metric(metric: str) -> str:
 
 def _snake(name: str) -> str:
     """``trainLoss`` and ``Train Loss`` as ``train_loss``."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name.strip())
     return re.sub(r"\s+", "_", spaced).lower()

@@ -124,6 +124,11 @@ def head(path: Path) -> bytes:
         return b""
 
 
+def encoding(head: bytes) -> str:
+    """The encoding of a text that begins with these bytes, by its byte order mark."""
+    return "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+
+
 def supported(known: Iterable[Reader]) -> str:
     """What can be read, as a list in words."""
     return "; ".join(reader.supports for reader in known)

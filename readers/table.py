@@ -53,6 +53,10 @@ class Table:
             self.lines.append(line)
         self.count += 1
 
+    def use_clock(self, name: str, time: str) -> None:
+        """Take this column for the clock, counting what ``time`` says ("step", "epoch", "batch")."""
+        self._clock, self._time = name, time
+
     def _new_column(self, name: str) -> Column:
         if len(self.columns) >= MOST_COLUMNS:
             raise UnreadableError(f"more than the {MOST_COLUMNS:,} columns that are read")
@@ -138,7 +142,8 @@ class Table:
         if not len(said) or (said != np.floor(said)).any():
             return None
         last_said = np.searchsorted(rows, np.arange(self.count), side="right") - 1
-        return said.astype(np.int64)[np.maximum(last_said, 0)]
+        filled: Integers = said.astype(np.int64)[np.maximum(last_said, 0)]
+        return filled
 
 
 def line_of(history: History, step: int) -> int | None:

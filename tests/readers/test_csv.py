@@ -145,7 +145,7 @@ def test_rows_before_a_broken_one_are_kept(tmp_path: Path) -> None:
         ("step,loss\n", "csv: there is no row below its first line"),
         ("step,loss\na,b\n", "csv: no row below its first line holds numbers in as many columns"),
         ("\0\1\2", "csv: it is binary"),
-        ('{"loss": 1}\n{"loss": 2}\n', "csv: its first line is not the header of a table"),
+        ("<loss>1</loss>\n<loss>2</loss>\n", "csv: its first line is not the header of a table"),
     ],
 )
 def test_what_is_no_table_is_one_clear_error(tmp_path: Path, text: str, reason: str) -> None:
