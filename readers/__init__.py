@@ -1,7 +1,8 @@
 """Read: logs of any tool go in, ``History`` comes out. One format, one file. Imports no torch."""
 
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,27 @@ if TYPE_CHECKING:
 __all__ = ["find", "read"]
 
 
-def read(path: str | os.PathLike[str]) -> list[History]:
-    """The runs recorded in a file or anywhere below a directory, as histories; their ``facts["source"]`` says where.
+def read(
+    path: str | os.PathLike[str], *, verify: bool = False, names: Mapping[str, str] | None = None
+) -> list[History]:
+    """The runs recorded in a file, anywhere below a directory, or in all that a glob matches, as histories.
 
-    A log that is broken is left out as long as another one can be read. ``UnreadableError`` where there is none.
+    ``verify`` checks the checksums of formats that have some. ``names`` maps names of the log to those of our series
+    (``{"train/objective": "train/loss"}``), where the log means something else than its names say.
+
+    The facts say where a history is from (``"source"``), what its steps count (``"time"``: "step", "epoch", "batch" or
+    "row"), which names were understood (``"names"``: our series -> name in the log), where the step fell back
+    (``"restarts"``) and what else there is to know (``"notes"``). A log that is broken is left out as long as another
+    one can be read. ``UnreadableError`` where there is none.
     """
+    from trainmedic.readers.reader import Options
+
+    options = Options(verify=verify, names=dict(names or {}))
     histories: list[History] = []
     errors: list[UnreadableError] = []
     for source in find(path):
         try:
-            histories += source.read()
+            histories += source.read(options)
         except UnreadableError as error:
             errors.append(error)
     if not histories:
@@ -32,15 +44,34 @@ def read(path: str | os.PathLike[str]) -> list[History]:
 
 
 def find(path: str | os.PathLike[str]) -> list["Source"]:
-    """The logs at ``path``: the file itself, or all below a directory. ``UnreadableError`` where there are none."""
+    """The logs at ``path``: the file itself, all below a directory, or those at all places that a glob matches.
+
+    ``UnreadableError`` where there are none.
+    """
     path = Path(path)
     if path.is_dir():
         return _search(path)
     if path.is_file():
         return [_identify(path)]
+    if not path.exists() and glob.has_magic(str(path)):
+        return _matched(path)
     if path.exists():
         raise UnreadableError(f"{path}: neither a file nor a directory")
     raise UnreadableError(f"{path}: there is no such file or directory")
+
+
+def _matched(pattern: Path) -> list["Source"]:
+    """The logs at all places that match; places that hold none are left out as long as another one does."""
+    found: dict[Path, Source] = {}
+    errors = [UnreadableError(f"{pattern}: nothing matches")]
+    for place in sorted(glob.iglob(str(pattern), recursive=True)):
+        try:
+            found.update((source.path, source) for source in find(place))
+        except UnreadableError as error:
+            errors.append(error)
+    if not found:
+        raise errors[-1]
+    return list(found.values())
 
 
 def _identify(path: Path) -> "Source":

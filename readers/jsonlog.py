@@ -9,17 +9,18 @@ from typing import Any
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
-from trainmedic.readers.names import canonical, step_column
+from trainmedic.readers.names import VALIDATION, canonical, step_column
 from trainmedic.readers.numbers import json_number, numbers_in
 from trainmedic.readers.reader import Claim, Options, Reader
 from trainmedic.readers.reader import head as first_bytes
-from trainmedic.readers.table import Table
+from trainmedic.readers.table import LARGEST_STEP, Table
 
 BLANK = b"\xef\xbb\xbf \t\r\n"
 LONGEST_LINE = 64 << 20
 KNOWN_WORDS = re.compile(r"loss|acc|reward|perplexity|ppl", re.IGNORECASE)
-MODES = ("mode", "split", "phase", "stage")
-TOTALS = {"total_steps": "total_steps", "max_steps": "total_steps"}
+MODES_IN_ORDER = ("mode", "split", "phase", "stage")
+MODES = frozenset(MODES_IN_ORDER)
+TOTALS = {"total_steps", "max_steps"}
 
 
 class JsonReader(Reader):
@@ -82,8 +83,10 @@ def _table(records: Iterable[Mapping[str, Any]]) -> Table:
 
 def _add(table: Table, clock: "_Clock", record: Mapping[str, Any], line: int | None) -> None:
     numbers = clock.told(_by_role(record, numbers_in(record)))
-    totals = {ours: numbers.pop(theirs) for theirs, ours in TOTALS.items() if theirs in numbers}
-    table.facts.update({name: int(value) for name, value in totals.items() if abs(value) < 2**53})
+    for theirs in TOTALS & numbers.keys():
+        total = numbers.pop(theirs)
+        if abs(total) <= LARGEST_STEP:
+            table.facts["total_steps"] = int(total)
     if numbers:
         table.add(numbers, line)
 
@@ -104,14 +107,18 @@ class _Clock:
 
 
 def _by_role(record: Mapping[str, Any], numbers: dict[str, float]) -> dict[str, float]:
-    """Names with what the row says of itself: ``"mode": "val"`` makes ``loss`` ``val/loss``."""
-    said = next((str(record[key]).lower() for key in MODES if isinstance(record.get(key), str)), "")
-    if said not in ("val", "valid", "validation", "eval", "evaluation", "dev", "test"):
+    """Names with what the row says of itself: ``"mode": "val"`` makes ``loss`` ``val/loss``.
+
+    What ``iter`` counts in such a row is the evaluation's own batches.
+    """
+    named = MODES & record.keys()
+    said = next((str(record[key]).lower() for key in MODES_IN_ORDER if key in named), "") if named else ""
+    if said not in (*VALIDATION, "test"):
         return numbers
-    clock = step_column(numbers)
-    kept = {clock, "epoch", "step", "iter", "iteration"}
+    kept = {step_column(numbers), "epoch"} - {"iter"}
+    known = canonical(list(numbers))
     return {
-        name if name in kept or canonical([name]).get(name, "").startswith("validation/") else f"{said}/{name}": value
+        name if name in kept or known.get(name, "").startswith("validation/") else f"{said}/{name}": value
         for name, value in numbers.items()
     }
 
@@ -149,12 +156,13 @@ def _is_rows(part: Any) -> bool:
 
 
 _NOTHING = object()
+_DECODER = json.JSONDecoder(parse_int=float)  # whole numbers of thousands of digits are refused as int
 
 
 def _parsed(text: str) -> Any:
     """The JSON value, or ``_NOTHING``."""
     try:
-        return json.loads(text, parse_int=float)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return _NOTHING
 
@@ -162,7 +170,7 @@ def _parsed(text: str) -> Any:
 def _whole(text: str) -> Any:
     """A JSON value over several lines; of a list that was cut off, the rows that are whole."""
     try:
-        return json.loads(text, parse_int=float)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise UnreadableError("it is nested too deeply") from error
     except ValueError as error:
@@ -174,12 +182,11 @@ def _whole(text: str) -> Any:
 
 def _rows_before_the_cut(text: str) -> list[Any]:
     """The objects of a list that does not end; also objects over several lines that simply follow each other."""
-    decoder = json.JSONDecoder(parse_int=float)
     rows: list[Any] = []
     at = text.find("{") if text.lstrip().startswith(("[", "{")) else -1
     while at >= 0:
         try:
-            row, after = decoder.raw_decode(text, at)
+            row, after = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
             break
         rows.append(row)

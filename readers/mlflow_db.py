@@ -59,7 +59,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _has_metrics(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT type FROM sqlite_master WHERE name = 'metrics'").fetchone() == ("table",)
+    kind = connection.execute("SELECT type FROM sqlite_master WHERE name = 'metrics'").fetchone()
+    return kind is not None and kind[0] == "table"
 
 
 def _runs(connection: sqlite3.Connection) -> Iterator[History]:

@@ -1,11 +1,10 @@
 """Numbers as logs write them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 DEEPEST = 16
 MOST_NUMBERS = 20_000
-WORDS = frozenset({"nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"})
 
 
 def number_of(text: str) -> float | None:
@@ -29,16 +28,18 @@ def json_number(value: Any) -> float | None:
 def numbers_in(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a record of any nesting, by path: ``{"a": {"b": 1}}`` gives ``a/b``. Lists are left out."""
     numbers: dict[str, float] = {}
-    for name, value in _leaves(record, "", 0):
-        number = json_number(value)
-        if number is not None and len(numbers) < MOST_NUMBERS:
-            numbers[name] = number
+    _collect(record, "", 0, numbers)
     return numbers
 
 
-def _leaves(record: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _collect(record: Mapping[str, Any], prefix: str, depth: int, numbers: dict[str, float]) -> None:
     for key, value in record.items():
-        if not isinstance(value, Mapping):
-            yield f"{prefix}{key}", value
-        elif depth < DEEPEST:
-            yield from _leaves(value, f"{prefix}{key}/", depth + 1)
+        if len(numbers) >= MOST_NUMBERS:
+            return
+        if isinstance(value, dict):
+            if depth < DEEPEST:
+                _collect(value, f"{prefix}{key}/", depth + 1, numbers)
+            continue
+        number = value if type(value) is float else json_number(value)
+        if number is not None:
+            numbers[prefix + str(key)] = number

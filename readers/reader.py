@@ -91,11 +91,32 @@ class Source:
             raise UnreadableError(f"{self.path}: {error.strerror or _one_line(error)}") from error
         except Exception as error:  # whatever a broken or hostile file sets off, it is the file that is wrong
             raise UnreadableError(f"{self.path}: broken {self.reader.name} log: {_one_line(error)}") from error
+        if options and options.names:
+            histories = [_renamed(history, options.names) for history in histories]
         for history in histories:
             history.facts["source"] = str(self.path)
         if not any(history.names() or history.statistics() for history in histories):
             raise UnreadableError(f"{self.path}: a {self.reader.name} log without a single number in it")
         return histories
+
+
+def _renamed(history: History, names: Mapping[str, str]) -> History:
+    """The same run with series under the names that the user gives; what stood there gets its own name back."""
+    known: dict[str, str] = dict(history.facts.get("names") or {})
+    own = {series: known.get(series, series) for series in history.names()}
+    wanted = {series: names[name] for series, name in own.items() if name in names}
+    if not wanted or history.statistics():  # what a watched run wrote has the names that it should
+        return history
+    renamed = History()
+    renamed.facts = history.facts
+    taken: dict[str, str] = {}
+    for series, name in own.items():
+        place = wanted.get(series, name if series in wanted.values() else series)
+        renamed.add_series(place, *history.series(series))
+        if place != name or place in known:
+            taken[place] = name
+    renamed.facts["names"] = taken
+    return renamed
 
 
 @cache

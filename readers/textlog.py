@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,9 @@ def _number(pair: re.Match[str], role: str) -> float | None:
     return number_of(said.replace(",", ""))
 
 
+@lru_cache(4_096)
 def _key(said: str, role: str) -> str:
+    """The name of a value, with the role of its line where it says none itself."""
     key = AROUND.sub("", AROUND.sub("", said.strip(" .-")))
     key = ALIASES.get(key.lower(), key)
     if not role or EVALUATION.match(key) or key.lower().startswith(("train", "test", "lr", "learning")):

@@ -160,8 +160,11 @@ def _items(content: bytes, data: Any, items: Fields) -> tuple[list[str], list[An
     return ["/".join(part for part in name if part) for name in names], values
 
 
+_DECODER = json.JSONDecoder(parse_int=float)  # whole numbers of thousands of digits are refused as int
+
+
 def _json(text: bytes) -> Any:
     try:
-        return json.loads(text, parse_int=float)
+        return _DECODER.decode(text.decode(errors="replace"))
     except (ValueError, RecursionError):
         return None

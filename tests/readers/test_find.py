@@ -57,6 +57,31 @@ def test_a_missing_path_and_a_directory_without_logs(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_a_glob_gives_the_logs_at_all_places_that_match(tmp_path: Path) -> None:
+    for run in ("a1", "a2", "b1"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "log.csv").write_text("epoch,loss\n0,1\n1,2\n")
+    (tmp_path / "a3").mkdir()
+    assert [source.path.parent.name for source in find(tmp_path / "a*")] == ["a1", "a2"]
+    assert [source.path.parent.name for source in find(f"{tmp_path}/**/*.csv")] == ["a1", "a2", "b1"]
+    with pytest.raises(UnreadableError, match=r"c\*: nothing matches"):
+        read(tmp_path / "c*")
+    (tmp_path / "[x]").mkdir()
+    (tmp_path / "[x]" / "log.csv").write_text("epoch,loss\n0,1\n1,2\n")
+    assert len(find(tmp_path / "[x]")) == 1
+
+
+def test_names_that_the_user_gives_win(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss,objective\n1,5,2\n2,4,1\n")
+    (history,) = read(path, names={"objective": "train/loss"})
+    assert history.series("train/loss").values.tolist() == [2, 1]
+    assert history.series("loss").values.tolist() == [5, 4]
+    assert history.facts["names"] == {"train/loss": "objective"}
+    (plain,) = read(path, names={"nothing": "train/loss"})
+    assert plain.series("train/loss").values.tolist() == [5, 4]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")

@@ -1,5 +1,6 @@
 """Broken and hostile logs give runs or one clear error: never a traceback, never a hang."""
 
+import os
 import random
 import zipfile
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.readers.test_tensorboard import restart, scalar, tensor
+from tests.readers.test_tensorboard import write as write_events
+from tests.readers.test_trackers import mlflow_database, wandb_run
 from trainmedic.diagnose.judge import judge
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
@@ -32,6 +36,19 @@ NASTY = [
 ]
 
 
+NAMES = [
+    *("log.csv", "metrics.csv", "trainer_state.json", "history.npz", "metrics.jsonl", "history.json", "train.log"),
+    *("events.out.tfevents.1.host", "run.wandb", "mlflow.db", "metrics/loss"),
+]
+TEXT = (
+    b"[rank0]: step 1: train loss 2.5, val loss 2.25, lr 1e-3\n[rank0]: step 2: train loss 2.0, time 1,234ms\n"
+    b"Epoch: [0][ 10/500]\tLoss 6.9e+00 (7.0e+00)\tAcc@1   0.00 (  0.10)\nTest: [ 1/50]\tLoss 6.0 (6.1)\n"
+    b"Epoch 1:  10%|x         | 10/100 [00:01<00:09,  9.5it/s, loss=2.500]\r 100/100 [====] - 2s 1ms/step - loss: 2.0\n"
+    b"\x1b[31mstep:  3  \x1b[32mloss: nan\x1b[39m\n| epoch   1 |   200/ 1000 batches | loss  7.62 | ppl  2043.38\n"
+)
+EVENTS = [scalar("loss", i, 3 - i) for i in range(6)] + [tensor("val_loss", 1, 2.5), restart(4), scalar("loss", 4, 1)]
+
+
 def saved_history(directory: Path) -> bytes:
     history = History.of(train_loss=[3.0, 2.0, 1.0], fc1__gradient_norm=[1.0, 2.0, 3.0], facts={"loss": "mse"})
     history.save(directory / "seed.npz")
@@ -41,7 +58,15 @@ def saved_history(directory: Path) -> bytes:
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     state = (SAMPLES / "huggingface" / "trainer_state.json").read_bytes()
+    directory = tmp_path_factory.mktemp("trackers")
     return {
+        "metrics.jsonl": b"".join(b'{"step": %d, "loss": %d.5, "val": {"loss": 1}}\n' % (i, 9 - i) for i in range(8)),
+        "history.json": b'{"loss": [2.5, 2.0, 1.5], "val_loss": [2.5, 2.25, 2.0], "params": {"epochs": 3}}',
+        "train.log": TEXT,
+        "events.out.tfevents.1.host": write_events(directory / "events", EVENTS).read_bytes(),
+        "run.wandb": wandb_run(directory / "run.wandb", 12).read_bytes(),
+        "mlflow.db": mlflow_database(directory / "mlflow.db").read_bytes(),
+        "metrics/loss": b"1700000000000 2.5 0\n1700000000001 2.0 1\n1700000000002 nan 2\n",
         "log.csv": (SAMPLES / "keras-csv" / "log.csv").read_bytes(),
         "metrics.csv": b"epoch,step,train_loss,val_loss\n0,10,0.5,\n0,20,,0.6\n1,30,0.4,\n" * 3,
         "trainer_state.json": state[:1500] + b'"step": 1}], "max_steps": 5}',
@@ -62,7 +87,11 @@ def read_or_refuse(path: Path) -> None:
         judge(history)
 
 
-@settings(max_examples=400, deadline=2_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MUTATIONS = int(os.environ.get("TRAINMEDIC_MUTATIONS", "400"))
+"""How many logs are made up; before a release: TRAINMEDIC_MUTATIONS=100000 python -m pytest -k mutated tests/readers"""
+
+
+@settings(max_examples=MUTATIONS, deadline=2_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_logs(seeds: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(seeds)))
@@ -72,14 +101,16 @@ def test_mutated_logs(seeds: dict[str, bytes], tmp_path: Path, data: st.DataObje
         until = data.draw(st.integers(at, min(len(content), at + 40)))
         content[at:until] = data.draw(st.one_of(st.sampled_from(NASTY), st.binary(max_size=20)))
     path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes(content))
     read_or_refuse(path)
 
 
-@pytest.mark.parametrize("name", ["log.csv", "metrics.csv", "trainer_state.json", "history.npz"])
+@pytest.mark.parametrize("name", NAMES)
 def test_logs_cut_off_anywhere(seeds: dict[str, bytes], tmp_path: Path, name: str) -> None:
     content = seeds[name]
     path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
     for length in range(0, len(content), max(1, len(content) // 300)):
         path.write_bytes(content[:length])
         read_or_refuse(path)
@@ -87,8 +118,9 @@ def test_logs_cut_off_anywhere(seeds: dict[str, bytes], tmp_path: Path, name: st
 
 def test_random_bytes(tmp_path: Path) -> None:
     draw = random.Random(0)
-    for name in ("log.csv", "trainer_state.json", "history.npz"):
-        for _ in range(100):
+    for name in NAMES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for _ in range(50):
             (tmp_path / name).write_bytes(draw.randbytes(draw.randint(1, 500)))
             read_or_refuse(tmp_path / name)
 
