@@ -37,7 +37,7 @@ class CsvReader(Reader):
             return "it is empty"
         separator = _separator(lines[0])
         header = _cells(lines[0], separator)
-        if header[0].startswith(("{", "[", "<")) or "\x1b" in lines[0]:
+        if header[0].startswith(("{", "[", "<")) or re.search(r"[:=]\s*-?\d", lines[0]):
             return "its first line is not the header of a table"
         if all(_number(name, separator) is not None for name in header):
             return "its first line holds numbers, not the names of columns"
