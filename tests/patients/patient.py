@@ -81,7 +81,9 @@ def sick(
     onset: float | None = 0.0,
 ) -> Callable[[_Setup], _Setup]:
     """Register a sick patient; the function is called with whether the fault is in."""
-    labels = {"illness": code, "also": frozenset(also), "symptoms": frozenset(symptoms), "cures": tuple(cures)}
+    names = frozenset(also)
+    rest = frozenset(symptoms) - names - {code}
+    labels = {"illness": code, "also": names, "symptoms": rest, "cures": tuple(cures)}
     return lambda setup: _registered(
         setup, setup, about=about, family=family, data=data, metric=metric, onset=onset, **labels
     )

@@ -123,7 +123,7 @@ CONSTANT = ("TM205", "TM403", "TM502", "TM405", "TM402")
 )  # fmt: skip
 def photograph_stays_large(sick: bool) -> Training:
     model = Coordinates()
-    training = Training(model, adam(model, 0.04), flower(), nn.MSELoss(), epochs=6)
+    training = Training(model, adam(model, 0.015), flower(), nn.MSELoss(), epochs=6)
     return training if sick else training.scheduled(lr_scheduler.CosineAnnealingLR, training.steps)
 
 

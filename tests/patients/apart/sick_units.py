@@ -11,7 +11,6 @@ from tests.patients.apart.networks import (
     Reader,
     ResidualMLP,
     ResNet,
-    ViT,
     conv1d,
     selu_net,
     vae_objective,
@@ -44,17 +43,14 @@ def one_large_step(sick: bool) -> Training:
 
 
 @sick(
-    "TM302", "attention on scores of hundreds", family="vit", data="fashion", also=("TM303",),
-    symptoms=(*STUCK, "TM202", "TM601"), cures=("reinitialize",),
+    "TM302", "tanh on kernels of standard deviation 1.5", family="conv1d", data="mnist1d", also=("TM303",),
+    symptoms=(*STUCK, "TM202", "TM501", "TM601"), cures=UNIT_CURES,
 )  # fmt: skip
-def hard_attention(sick: bool) -> Training:
-    model = ViT()
+def hard_signal(sick: bool) -> Training:
+    model = conv1d(4, activation=nn.Tanh)
     if sick:
-        with torch.no_grad():
-            for attention in model.attention:
-                attention.scale = 1.0
-                attention.mix.weight[:64].mul_(60)
-    return Training(model, adam(model, 2e-3), fashion(), epochs=5)
+        matrices(model, lambda weight: nn.init.normal_(weight, std=1.5))
+    return Training(model, adam(model, 3e-3), signals(), epochs=4)
 
 
 @sick(

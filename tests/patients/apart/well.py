@@ -123,7 +123,7 @@ def summed_pixels() -> Training:
 @healthy("batches of four signals", family="conv1d", data="mnist1d")
 def few_signals_a_batch() -> Training:
     model = conv1d()
-    return Training(model, adam(model, 7e-4), signals(), epochs=1, batch=4)
+    return Training(model, adam(model, 2e-3), signals(), epochs=1, batch=4)
 
 
 @healthy("dropout and smoothed labels: training looks worse than validation", family="mixer", data="mnist")

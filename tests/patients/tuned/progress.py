@@ -106,8 +106,8 @@ def heavy_ball(sick: bool) -> Training:
     cures=("schedule-learning-rate", "lower-learning-rate", "find-learning-rate"), onset=None,
 )  # fmt: skip
 def rate_never_lowered(sick: bool) -> Training:
-    model = Autoencoder()
-    training = Training(model, adam(model, 0.01), china().first(600), nn.MSELoss(), epochs=10, batch=8)
+    model = Autoencoder(activation=nn.Tanh)
+    training = Training(model, adam(model, 0.02), china().first(600), nn.MSELoss(), epochs=10, batch=8)
     return training if sick else training.scheduled(CosineAnnealingLR, training.steps)
 
 

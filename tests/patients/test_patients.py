@@ -1,0 +1,125 @@
+"""The clinic is complete and consistent, its halves have nothing in common, and a handful of patients really run."""
+
+import math
+
+import pytest
+import torch
+
+from tests.patients.illnesses import ACTS, ILLNESSES, WITHOUT_PATIENTS
+from tests.patients.patient import Patient, clinic
+from tests.patients.training import Data, Missing, Training, accumulating_step, logged_once
+from trainmedic.diagnose.judge import catalogue
+from trainmedic.remedies.remedy import pharmacy
+
+PATIENTS = list(clinic().values())
+SICK, HEALTHY = [p for p in PATIENTS if not p.healthy], [p for p in PATIENTS if p.healthy]
+QUICK = (
+    "tuned-raw-measures",
+    "tuned-log-of-zero",
+    "tuned-steps-start-again",
+    "tuned-filtered-loss",
+    "tuned-lbfgs",
+    "apart-raw-wines",
+    "apart-uncentred-targets",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def built(patient: Patient, *, sick: bool = True) -> Training:
+    try:
+        return patient.build(sick=sick)
+    except Missing as error:
+        pytest.skip(str(error))
+
+
+def test_there_are_enough() -> None:
+    assert len(SICK) >= 50
+    assert len(HEALTHY) >= 40
+
+
+@pytest.mark.parametrize("kind", [SICK, HEALTHY], ids=["sick", "healthy"])
+def test_half_of_each_kind_is_apart(kind: list[Patient]) -> None:
+    apart = sum(patient.split == "apart" for patient in kind)
+    assert 0.4 <= apart / len(kind) <= 0.6
+
+
+@pytest.mark.parametrize("what", ["data", "family"])
+def test_the_halves_have_nothing_in_common(what: str) -> None:
+    halves = [{getattr(p, what) for p in PATIENTS if p.split == split} for split in ("tuned", "apart")]
+    assert halves[0] & halves[1] <= {"gan"}  # two optimizers that fight: one kind of training, two architectures
+
+
+@pytest.mark.parametrize("code", [code for code in ILLNESSES if code not in WITHOUT_PATIENTS])
+def test_every_illness_has_patients_in_both_halves(code: str) -> None:
+    own = [p for p in SICK if p.illness == code]
+    assert {p.split for p in own} == {"tuned", "apart"}
+    assert len({p.family for p in own}) >= 2
+
+
+def test_labels_are_known_names() -> None:
+    for p in PATIENTS:
+        named = ({p.illness} if p.illness else set()) | p.also | p.symptoms
+        assert named <= set(ILLNESSES), p.name
+        assert set(p.cures) <= ACTS, p.name
+        assert p.illness not in p.also | p.symptoms, p.name
+        assert not p.also & p.symptoms, p.name
+
+
+def test_names_are_those_of_rules_and_acts_that_are_written() -> None:
+    assert {rule.code: rule.name for rule in catalogue()}.items() <= ILLNESSES.items()
+    assert {remedy.name for remedy in pharmacy()} <= ACTS
+
+
+def test_nobody_is_labelled_healthy_and_treated() -> None:
+    assert [p.name for p in HEALTHY if p.cures or p.also or p.symptoms] == []
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_patient_runs_watched_and_the_medic_leaves_its_numbers_alone(name: str) -> None:
+    patient = clinic()[name]
+    built(patient)
+    watched, bare = patient.run(), patient.run(watched=False)
+    assert watched.score == bare.score
+    assert watched.steps == bare.steps == len(set(range(watched.steps)))
+    assert watched.report.history.names()
+
+
+@pytest.mark.parametrize("name", [name for name in QUICK if not clinic()[name].healthy])
+def test_the_same_seed_gives_the_same_twin(name: str) -> None:
+    patient = clinic()[name]
+    built(patient)
+    twins = [patient.run(sick=False, watched=False).score for _ in range(2)]
+    assert twins[0] == twins[1] != patient.run(watched=False).score
+
+
+def test_what_a_repair_needs_is_there() -> None:
+    training = built(clinic()["tuned-raw-measures"])
+    assert {"loss_fn", "val_loader", "total_steps"} <= training.watch_arguments().keys()
+    assert sum(len(x) for x, _ in training.val_loader) == len(training.data.val_x)
+    assert training.steps == training.epochs * len(training.loader)
+
+
+def test_accumulation_steps_once_for_its_batches() -> None:
+    model = torch.nn.Linear(3, 2)
+    x, y = torch.randn(8, 3), torch.randint(0, 2, (8,))
+    training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1), Data(x, y, x, y), batch=4)
+    step, before = accumulating_step(2), model.weight.detach().clone()
+    step(training, (x, y))
+    assert torch.equal(model.weight, before)
+    step(training, (x, y))
+    assert not torch.equal(model.weight, before)
+
+
+def test_steps_logged_twice_or_never_do_not_count() -> None:
+    model = torch.nn.Linear(3, 2)
+    x = torch.zeros(8, 3)
+    training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1), Data(x, x, x, x), batch=4)
+    training.notes.update(steps=4, logged=[0, 1, 1, 7])
+    assert math.isclose(logged_once(training), 0.25)
