@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
@@ -25,7 +25,7 @@ BLOCK = 8_192
 class CsvReader(Reader):
     name = "csv"
     supports = "CSV, TSV or semicolon-separated text with a header (Lightning metrics.csv, Keras CSVLogger, exports)"
-    patterns = ("*.csv", "*.tsv")
+    patterns: ClassVar[tuple[str, ...]] = ("*.csv", "*.tsv")
     rank = 9
 
     def declines(self, path: Path, head: bytes) -> str | None:
@@ -56,10 +56,21 @@ class CsvReader(Reader):
         return Claim(logs, frozenset(logs))
 
     def read(self, path: Path, options: Options) -> list[History]:
+        return self.table(path).histories()
+
+    def table(self, path: Path) -> Table:
+        """The numbers of the file by row and column."""
         with open(path, "rb") as file:
             said = encoding(file.read(4))
         with open(path, encoding=said, errors="replace", newline="") as text:
-            return _Rows(text).table.histories()
+            return _Rows(text).table
+
+
+def header(head: bytes) -> list[str]:
+    """The names in the first line of a table that begins with these bytes."""
+    lines = head.decode(encoding(head), errors="replace").splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    return _cells(first, _separator(first))
 
 
 class _Rows:
@@ -208,8 +219,7 @@ def _is_row(line: str, separator: str, columns: int) -> bool:
 
 
 def _is_training(head: bytes) -> bool:
-    line = next((line for line in head.decode(encoding(head), errors="replace").splitlines() if line.strip()), "")
-    names = _cells(line, _separator(line))
+    names = header(head)
     by_word = any(word in name.lower() for name in names for word in ("loss", "acc"))
     return bool(canonical(names)) or (step_column(names) is not None and by_word)
 

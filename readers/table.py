@@ -151,8 +151,8 @@ def line_of(history: History, step: int) -> int | None:
 
     Where nothing is told of just this step, the line of the last step before it.
     """
-    lines = history.facts.get("lines")
-    if not isinstance(lines, np.ndarray) or lines.ndim != 2 or not lines.size:
+    lines = np.asarray(history.facts.get("lines", ()))
+    if lines.ndim != 2 or not lines.size:
         return None
     at = int(np.searchsorted(lines[0], step, side="right")) - 1
     return int(lines[1, at]) if at >= 0 else None

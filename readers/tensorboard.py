@@ -134,7 +134,7 @@ class _Log:
         self.count = 0
         self.starts: list[tuple[int, int]] = []  # of sessions: values before, and the step that they begin with
         self.notes: list[str] = []
-        self.damaged = self.broken = 0
+        self.damaged = self.broken = self.histograms = 0
 
     def read(self, path: Path) -> None:
         """Read one file to its end, or to where it is damaged."""
@@ -196,6 +196,7 @@ class _Log:
         tags = self._tags(content, parts.pick(1, LENGTH), len(event))
         self._note_plugins(content, data, parts.pick(9, LENGTH), tags)
         values, found = np.zeros(len(event)), np.zeros(len(event), dtype=bool)
+        self.histograms += len(parts.pick(5, LENGTH).message)
         simple = parts.pick(2, FIXED32)
         values[simple.message], found[simple.message] = _read(data, simple.start, "<f4"), True
         tensors = parts.pick(8, LENGTH)
@@ -253,6 +254,8 @@ class _Log:
             self.notes.append(f"{self.broken:,} records hold no event and were left out")
         if self.damaged:
             self.notes.append(f"{self.damaged:,} records do not fit their checksum and were left out")
+        if self.histograms:
+            self.notes.append(f"{self.histograms:,} histograms were not read, only scalars")
         parts = [_NOTHING, *self.parts]
         whole = _Scalars(
             np.concatenate([part.tags for part in parts]),

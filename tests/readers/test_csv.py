@@ -11,6 +11,7 @@ import pytest
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
 from trainmedic.readers import read
+from trainmedic.readers.table import line_of
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "keras-csv" / "log.csv"
 
@@ -161,3 +162,61 @@ def test_a_million_cells_take_seconds_at_most(tmp_path: Path) -> None:
     history = history_of(tmp_path, "step,loss,lr,grad_norm\n" + "".join(f"{i},1.5,0.1,2.5\n" for i in range(250_000)))
     assert len(values(history, "gradient/norm")) == 250_000
     assert set(history.names()) == {"train/loss", "optimizer/learning_rate", "gradient/norm"}
+
+
+def test_the_loss_of_ultralytics_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    text = (
+        "   epoch,  train/box_loss,  train/cls_loss,  train/dfl_loss,  metrics/mAP50(B),  val/box_loss,  val/cls_loss,"
+        "  val/dfl_loss,  lr/pg0\n"
+        " 1, 1.5, 2.5, 1.0, 0.125, 1.25, 2.0, 1.0, 0.5\n 2, 1.25, 2.0, 1.0, 0.25, 1.0, 2.0, 0.5, 0.25\n"
+    )
+    history = history_of(tmp_path, text, "results.csv")
+    assert (steps(history, "train/loss"), values(history, "train/loss")) == ([1, 2], [5.0, 4.25])
+    assert values(history, "validation/loss") == [4.25, 3.5]
+    assert values(history, "optimizer/learning_rate") == [0.5, 0.25]
+    assert "train/loss is the sum of train/box_loss, train/cls_loss, train/dfl_loss" in history.facts["notes"]
+
+
+def test_columns_apart_by_spaces_as_notebooks_print_them(tmp_path: Path) -> None:
+    history = history_of(
+        tmp_path,
+        "epoch     train_loss  valid_loss  accuracy  time\n0  0.5   0.75   0.5   00:10\n1  0.25  0.5  0.75  00:09\n",
+    )
+    assert (steps(history, "train/loss"), values(history, "train/loss")) == ([0, 1], [0.5, 0.25])
+    assert values(history, "validation/loss") == [0.75, 0.5]
+
+
+def test_exports_with_quotes_are_read_too(tmp_path: Path) -> None:
+    text = '"Step","train/loss","name"\n"1","0.5","a, b"\n"2","0.25","c\nd"\n"3","0.125","e"\n'
+    history = history_of(tmp_path, text)
+    assert (steps(history, "train/loss"), values(history, "train/loss")) == ([1, 2, 3], [0.5, 0.25, 0.125])
+    assert line_of(history, 3) == 5
+
+
+def test_a_run_written_behind_another_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss\n0,3\n1,2\n2,1\nepoch,loss\n0,5\n1,4\n")
+    first, second = read(path)
+    assert (values(first, "train/loss"), values(second, "train/loss")) == ([3, 2, 1], [5, 4])
+    assert line_of(second, 0) == 6
+
+
+def test_validation_written_behind_all_of_training_is_no_restart(tmp_path: Path) -> None:
+    history = history_of(tmp_path, "step,loss,val_loss\n0,3,\n1,2,\n2,1,\n0,,4\n2,,3\n")
+    assert "restarts" not in history.facts
+    assert (steps(history, "validation/loss"), values(history, "validation/loss")) == ([0, 2], [4, 3])
+
+
+@pytest.mark.parametrize("rows", [1, 8_191, 8_192, 8_193, 20_000])
+def test_blocks_and_single_rows_give_the_same(tmp_path: Path, rows: int) -> None:
+    draw = random.Random(rows)
+    cells = [[str(i), repr(draw.random()), "" if draw.random() < 0.5 else repr(draw.random())] for i in range(rows)]
+    plain = history_of(tmp_path, "step,loss,val_loss\n" + "".join(",".join(row) + "\n" for row in cells))
+    quoted = history_of(
+        tmp_path, "step,loss,val_loss\r\n" + "".join(f'"{row[0]}",{row[1]},{row[2]}\r\n' for row in cells)
+    )
+    for name in plain.names():
+        for ours, theirs in zip(plain.series(name), quoted.series(name), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert plain.names() == quoted.names()
+    assert line_of(plain, rows - 1) == line_of(quoted, rows - 1) == rows + 1

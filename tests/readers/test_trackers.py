@@ -64,7 +64,7 @@ def wandb_run(path: Path, count: int = 50) -> Path:
     for i in range(count):
         items = [item("train/loss", str(3 - i / count)), item(["nest", "a"], str(i)), item("_timestamp", "1.5e9")]
         items += (
-            [item("val/loss", "NaN" if i == 20 else "2.5"), item("note", '"' + "x" * 2_000 + '"')]
+            [item("val/loss", "NaN" if i == 20 else "2.5"), item("note", '"' + "x" * 5 * count + '"')]
             if i % 10 == 0
             else []
         )
