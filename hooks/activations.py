@@ -1,6 +1,8 @@
-"""What modules put out: statistics of activations, and units that stay silent."""
+"""What modules put out: statistics of activations, and units that stay silent or sit on the flat part."""
 
+import math
 import weakref
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trainmedic.history import Layer
+from trainmedic.hooks.functions import function_between
 from trainmedic.hooks.reading import Reading
+from trainmedic.hooks.sampling import rows
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -35,8 +39,10 @@ CHANNELS_FIRST = (
     nn.GroupNorm,
 )  # modules whose units lie along dimension 1, whatever the number of dimensions
 
-LARGE = 1 << 20
-"""Outputs with more elements than this give mean and standard deviation from a strided sample of their rows."""
+FLAT = 0.05
+"""A unit is on the flat part where its activation's derivative is below this share of the largest one it can have."""
+STUCK = 0.95
+"""A unit is saturated if it is on the flat part for this share of the samples."""
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -83,41 +89,56 @@ class _Produced:
 class Activations:
     """Measures outputs of the leaves of the watched models as they run forward.
 
-    A rectifier called as a function (``F.relu(self.fc1(x))``) has no module. It is seen at the input of the next leaf
+    A function between two leaves (``F.relu(self.fc1(x))``) has no module. It is seen at the input of the next leaf
     and recorded as ``fc1:relu``, provided it keeps the dimensions and units of what ``fc1`` put out.
+
+    Of the calls of one module within a step the first, second, fourth, eighth ... are measured: a cell that runs for
+    each of a thousand time steps costs ten measurements.
     """
 
     dead_after: int
+    sample: int
     names: dict[int, str]
     architecture: dict[str, Layer]
+    step: int = 0
     _silence: dict[str, _Silence] = field(default_factory=dict)
+    _running: dict[str, Tensor] = field(default_factory=dict)
     _produced: _Produced | None = None
-    _done: set[str] = field(default_factory=set)
-    _kinds: dict[str, type[nn.Module]] = field(default_factory=dict)
+    _calls: Counter[str] = field(default_factory=Counter)
+    _order: int = 0
 
-    def begin(self) -> None:
+    def begin(self, step: int) -> None:
         """A new step starts."""
-        self._done.clear()
+        self.step = step
+        self._calls.clear()
         self._produced = None
 
-    def measure(self, module: nn.Module, arguments: tuple[Any, ...], output: Any, reading: Reading) -> None:
+    def measure(self, module: nn.Module, arguments: Any, output: Any, reading: Reading) -> None:
         """Reduce one module's output at once: an in-place function may overwrite it right after."""
         name = self.names.get(id(module))
         tensor = first_tensor(output)
-        if name is None or tensor is None or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if name is None or tensor is None or _unusual(tensor) or self._skips(name):
             return
-        if name in self._done and torch._C._current_graph_task_id() != -1:
-            return  # activation checkpointing runs the forward pass again during backward
         with torch.no_grad():
             self._measure_function(arguments, tensor, reading)
             axis = 1 if isinstance(module, CHANNELS_FIRST) else self._axis_after(module, tensor)
             self._register(module, name, tensor)
-            self._statistics(name, tensor.detach(), reading)
-            if ACTIVATIONS.get(type(module)) == "relu":
-                self._watch_units(name, tensor.detach(), axis, reading)
-        self._done.add(name)
+            self._statistics(name, tensor.detach(), axis, self.architecture[name].activation, reading)
+            if isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(module, INSTANCE_NORMS):
+                self._normalization(module, name, tensor, reading)
         units = tensor.shape[axis] if tensor.ndim > abs(axis) else 0
         self._produced = _Produced(name, weakref.ref(tensor), tensor._version, tensor.ndim, units, axis)
+
+    def _skips(self, name: str) -> bool:
+        """Whether to leave this call out: a recomputation during backward, or one of many calls."""
+        calls = self._calls[name]
+        if calls and torch._C._current_graph_task_id() != -1:
+            return True  # activation checkpointing runs the forward pass again
+        self._calls[name] += 1
+        if calls & (calls + 1):
+            self._produced = None
+            return True
+        return False
 
     def _axis_after(self, module: nn.Module, tensor: Tensor) -> int:
         """The axis of units: an element-wise module keeps that of the leaf before it, others use the last one."""
@@ -125,32 +146,31 @@ class Activations:
         keeps = next(module.parameters(recurse=False), None) is None and before is not None
         return before.axis if keeps and before is not None and before.dimensions == tensor.ndim else -1
 
-    def _measure_function(self, arguments: tuple[Any, ...], output: Tensor, reading: Reading) -> None:
+    def _measure_function(self, arguments: Any, output: Tensor, reading: Reading) -> None:
         """A function between two leaves, seen where the second one takes its input (unless that one overwrote it)."""
         before, taken = self._produced, first_tensor(arguments)
-        if before is None or taken is None or taken is output or taken.grad_fn is None:
+        if before is None or taken is None or taken is output or taken.grad_fn is None or _unusual(taken):
             return
         same = before.tensor() is taken and before.version == taken._version
         if same or taken.ndim != before.dimensions or taken.shape[before.axis] != before.units:
             return
-        if ACTIVATIONS.get(self._kinds.get(before.name, nn.Identity)):
+        known = self.architecture[before.name]
+        kind = None if known.activation else function_between(taken)
+        if kind is None:
             return  # an activation that has a module was measured there
-        name = f"{before.name}:relu"
-        if name in self._done:
+        name = f"{before.name}:{kind}"
+        if self._skips(name):
             return
-        self._done.add(name)
-        values = taken.detach()
-        reading.put(("function_min", name), values.amin())
-        self._statistics(name, values, reading)
-        self._watch_units(name, values, before.axis, reading)
+        if name not in self.architecture:
+            self.architecture[name] = Layer(name, "function", known.order, known.shape, False, kind)
+        self._statistics(name, taken.detach(), before.axis, kind, reading)
 
     def _register(self, module: nn.Module, name: str, tensor: Tensor) -> None:
         """The first time a module runs, it takes its place in the order of execution."""
         known = self.architecture.get(name)
         if known is None or known.order >= 0:
             return
-        order = 1 + max((layer.order for layer in self.architecture.values()), default=-1)
-        self._kinds[name] = type(module)
+        order, self._order = self._order, self._order + 1
         shape = tuple(tensor.shape[1:])
         self.architecture[name] = Layer(name, known.kind, order, shape, known.trainable, known.activation)
         for parameter, _ in module.named_parameters(recurse=True):
@@ -158,29 +178,56 @@ class Activations:
             if own is not None and own.order < 0:
                 self.architecture[own.name] = Layer(own.name, own.kind, order, own.shape, own.trainable)
 
-    def _statistics(self, name: str, values: Tensor, reading: Reading) -> None:
-        reading.put(("activation_max", name), torch.maximum(*(bound.abs() for bound in values.aminmax())).float())
-        reading.put(("activation_nonzeros", name), values.count_nonzero().float() / values.numel())
-        rows = values
-        if values.numel() > LARGE and values.shape[0] > 1:
-            rows = values[:: -(-values.numel() // LARGE)]
-        spread, mean = torch.var_mean(rows.float(), correction=0)
-        reading.put(("activation_mean", name), mean)
-        reading.put(("activation_std", name), spread.sqrt())
+    def _statistics(self, name: str, values: Tensor, axis: int, kind: str | None, reading: Reading) -> None:
+        if kind == "relu":  # nothing below zero
+            reading.put("activation_max", self._watch_units(name, values, axis, reading), name)
+        else:
+            for bound in values.aminmax():
+                reading.put("activation_max", bound, name, abs)
+        part = rows(values, self.sample, self.step)
+        size = part.numel()
+        centre = part.mean(0)  # per unit; the variance is that within units and that between them
+        within = (part - centre).square().mean()
+        between, mean = torch.var_mean(centre, correction=0)
+        reading.put("activation_mean", mean, name)
+        reading.put("activation_std", within + between, name, math.sqrt)
+        reading.put("activation_zeros", part.count_nonzero(), name, lambda nonzero: 1 - nonzero / size)
+        if part.shape[0] > 1:
+            reading.put("activation_batch_std", within, name, math.sqrt)
+        flat = _flat(part, values, kind)
+        if flat is not None:
+            reading.put("saturated_units", (flat.mean(0) >= STUCK).float().mean(), name)
+            reading.put("saturated_outputs", flat.mean(), name)
 
-    def _watch_units(self, name: str, values: Tensor, axis: int, reading: Reading) -> None:
-        """Count, per unit, the samples in a row for which it was zero everywhere."""
-        axis %= values.ndim
+    def _watch_units(self, name: str, values: Tensor, axis: int, reading: Reading) -> Tensor:
+        """Count, per unit, the samples in a row for which it was zero everywhere; the largest value of all."""
+        axis %= max(values.ndim, 1)
         others = [d for d in range(values.ndim) if d != axis]
-        active = (values != 0).any(dim=others) if others else values != 0
+        top = values.amax(others) if others else values
         silence = self._silence.get(name)
-        if silence is None or silence.samples.shape != active.shape or silence.samples.device != active.device:
-            silence = self._silence[name] = _Silence(torch.zeros_like(active, dtype=torch.int64))
+        if silence is None or silence.samples.shape != top.shape or silence.samples.device != top.device:
+            silence = self._silence[name] = _Silence(torch.zeros(top.shape, dtype=torch.int64, device=top.device))
         samples = values.shape[0] if values.ndim > 1 else 1
         silence.watched += samples
-        silence.samples = torch.where(active, 0, silence.samples + samples)
-        reading.put(("dead_units_lasting", name), (silence.samples >= self.dead_after).float().mean())
-        reading.put(("dead_samples", name), silence.watched)
+        silence.samples = torch.where(top != 0, 0, silence.samples + samples)  # a NaN is not silent
+        units = top.numel()
+        dead = (silence.samples >= self.dead_after).count_nonzero()
+        reading.put("dead_units_lasting", dead, name, lambda count: count / units)
+        reading.put("dead_samples", silence.watched, name)
+        return top.amax()
+
+    def _normalization(self, module: Any, name: str, output: Tensor, reading: Reading) -> None:
+        """A batch norm: its mode, how many values each mean was taken of, and whether its running mean moves."""
+        reading.put("batchnorm_training", float(module.training), name)
+        reading.put("batchnorm_values", output.numel() / max(output.shape[1], 1), name)
+        if module.running_mean is None or module.running_var is None:
+            return
+        mean = module.running_mean.detach().float()
+        before = self._running.get(name)
+        if before is not None and before.shape == mean.shape and before.device == mean.device:
+            spread = module.running_var.detach().float().clamp_min(module.eps).sqrt()
+            reading.put("batchnorm_movement", ((mean - before) / spread).square().mean(), name, math.sqrt)
+        self._running[name] = mean.clone()
 
     def dead_units(self, name: str) -> Tensor | None:
         """Per unit of a rectifier, whether it has been silent for ``dead_after`` samples; ``None`` if not watched."""
@@ -190,3 +237,31 @@ class Activations:
     def forget_units(self) -> None:
         """Start counting anew, after a change."""
         self._silence.clear()
+        self._running.clear()
+
+
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def _unusual(tensor: Tensor) -> bool:
+    """Whether a tensor's values cannot be looked at here: inside vmap or grad, on the meta device, nested, sparse."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return wrapped or tensor.is_meta or tensor.layout != torch.strided or tensor.dtype.itemsize < 2
+
+
+def _flat(part: Tensor, values: Tensor, kind: str | None) -> Tensor | None:
+    """Per sampled row and unit, 1 where the activation's own derivative is below ``FLAT`` of its largest.
+
+    Sigmoid: y (1 - y), at most 1/4. Tanh: 1 - y^2, at most 1. Softmax, per row of k: 1 - sum of y^2, the trace of its
+    Jacobian, at most 1 - 1/k.
+    """
+    if kind == "sigmoid":
+        return (4 * part * (1 - part) < FLAT).float()
+    if kind == "tanh":
+        return (1 - part.square() < FLAT).float()
+    if kind == "softmax" and values.ndim > 1 and values.shape[-1] > 1:
+        outputs = values.flatten(0, -2)
+        outputs = outputs[:: -(-outputs.numel() // max(part.numel(), 1))].float()
+        largest = 1 - 1 / values.shape[-1]
+        return (1 - outputs.square().sum(-1, keepdim=True) < FLAT * largest).float()
+    return None

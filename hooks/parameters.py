@@ -1,72 +1,133 @@
 """What happens to parameters: their gradients, their norms, and the updates that the optimizer really makes."""
 
+import functools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from trainmedic.hooks.ranks import sharded, whole
 from trainmedic.hooks.reading import Reading
-
-SAMPLE = 4_096
-"""Elements of a tensor, at most, on which its update is measured; evenly spaced, always the same ones."""
+from trainmedic.hooks.sampling import dense, gathered, stride, thinned
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
-
-def dense(tensor: Tensor) -> Tensor:
-    """A tensor's values as an ordinary real one: the stored entries of a sparse one, both parts of a complex one."""
-    if tensor.is_sparse:
-        tensor = tensor.coalesce().values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    return tensor
+UNITS = 2_048
+"""Units of a weight that are compared with each other, at most."""
 
 
-def norms(tensors: Sequence[Tensor], order: float = 2.0) -> list[Tensor]:
-    """The norm of each tensor, as scalars of at least single precision, with one kernel for all of a kind."""
-    results: list[Tensor | None] = [None] * len(tensors)
+def norms(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
+    """The norm of each tensor, as one vector in at least single precision, with one kernel for all of a kind."""
+    if len({tensor.dtype for tensor in tensors}) == 1 and len({tensor.device for tensor in tensors}) == 1:
+        return torch.stack(torch._foreach_norm(list(tensors), order, dtype=_wide(tensors[0].dtype)))
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, tensor in enumerate(tensors):
         groups.setdefault((tensor.device, tensor.dtype), []).append(i)
+    results: list[Tensor] = [tensors[0]] * len(tensors)
     for (_, dtype), members in groups.items():
-        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
-        for i, norm in zip(members, torch._foreach_norm([tensors[i] for i in members], order, dtype=wide), strict=True):
+        of_a_kind = torch._foreach_norm([tensors[i] for i in members], order, dtype=_wide(dtype))
+        for i, norm in zip(members, of_a_kind, strict=True):
             results[i] = norm
-    return [result for result in results if result is not None]
+    first = results[0]
+    return torch.stack([norm.to(first.device, first.dtype, non_blocking=True) for norm in results])
 
 
-def gradients(named: Named) -> tuple[list[str], list[Tensor]]:
-    """Names and gradients of the parameters that have one."""
-    with_gradient = [(name, parameter.grad) for name, parameter in named if parameter.grad is not None]
-    return [name for name, _ in with_gradient], [dense(gradient) for _, gradient in with_gradient]
+def _wide(dtype: torch.dtype) -> torch.dtype | None:
+    """Half precision would overflow at 65,504."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
 
 
-@torch.no_grad()
-def put_gradients(named: Named, reading: Reading, *, full: bool, scale: Tensor | float | None) -> None:
-    """Gradient norms of every parameter; with ``full`` also the mean and the share of zeros.
+class Gradients:
+    """Gradients of all parameters, as the last backward pass of a step has left them."""
 
-    ``scale`` is the loss scale that the gradients still carry.
-    """
-    names, values = gradients(named)
-    if not values:
-        return
-    two = norms(values)
-    reading.put_each("gradient_norm", names, _unscaled(two, scale))
-    if not full:
-        return
-    one = norms(values, 1.0)
-    sizes = [max(value.numel(), 1) for value in values]
-    reading.put_each(
-        "gradient_mean_abs", names, _unscaled(list(torch._foreach_div(one, [float(size) for size in sizes])), scale)
-    )
-    zeros = [1 - value.count_nonzero() / size for value, size in zip(values, sizes, strict=True)]
-    reading.put_each("gradient_zeros", names, zeros)
+    def __init__(self, named: Named) -> None:
+        self.named = named
+        self.sharded = sharded([parameter for _, parameter in named])
+        self._earlier: _Sampled | None = None  # of the step before
+        self._current: _Sampled | None = None
+        self._watched: list[tuple[nn.Parameter, Tensor]] = []  # a few, to see what happens to them before the step
+
+    @torch.no_grad()
+    def put(self, reading: Reading, scale: Tensor | float | None, *, full: bool) -> Tensor | None:
+        """Gradient norms of every parameter; with ``full`` also what a sample of each tells.
+
+        ``scale`` is the loss scale that the gradients still carry. Returns the vector of norms.
+        """
+        self._watched, self._current = [], None
+        present = [(name, gradient) for name, p in self.named if (gradient := p.grad) is not None]
+        if not present:
+            return None
+        names = [name for name, _ in present]
+        values = [dense(gradient) for _, gradient in present]
+        divisor = scale.to(values[0].device) if isinstance(scale, Tensor) else scale
+        two = norms(values)
+        if self.sharded:
+            two = whole(two, [gradient for _, gradient in present])
+        two = two if divisor is None else two / divisor
+        reading.put_row("gradient_norm", names, two)
+        if full:
+            self._current = now = _Sampled(names, gathered(values))
+            now.put(reading, divisor)
+            if self._earlier is not None and self._earlier.matches(now):
+                reading.put_row("gradient_cosine", names, cosines(now.parts, self._earlier.parts))
+            self._watch([parameter for _, parameter in self.named if parameter.grad is not None])
+        return two
+
+    def step_ended(self) -> None:
+        """From now on the current step is the one before."""
+        self._earlier, self._current, self._watched = self._current, None, []
+
+    def _watch(self, parameters: list[nn.Parameter]) -> None:
+        chosen = parameters[:: -(-len(parameters) // 4)]
+        samples = gathered([dense(p.grad) for p in chosen if p.grad is not None])
+        self._watched = list(zip(chosen, samples, strict=True))
+
+    @torch.no_grad()
+    def put_clipping(self, reading: Reading, scale: Tensor | float | None) -> None:
+        """Right before the optimizer's step: by what the user has multiplied the gradients since the backward pass."""
+        if not self._watched or any(p.grad is None for p, _ in self._watched):
+            return
+        now = norms(gathered([dense(p.grad) for p, _ in self._watched if p.grad is not None]))
+        before = norms([sample for _, sample in self._watched])
+        ratio = now.norm() / before.norm()
+        reading.put("gradient/clipped", ratio if scale is None else ratio * scale)
+        self._watched = []
 
 
-def _unscaled(values: list[Tensor], scale: Tensor | float | None) -> list[Tensor]:
-    if scale is None:
-        return values
-    return [value / (scale.to(value.device) if isinstance(scale, Tensor) else scale) for value in values]
+@dataclass
+class _Sampled:
+    """A sample of each gradient, at one step."""
+
+    names: list[str]
+    parts: list[Tensor]
+
+    def matches(self, other: "_Sampled") -> bool:
+        return self.names == other.names and all(
+            a.shape == b.shape and a.device == b.device for a, b in zip(self.parts, other.parts, strict=True)
+        )
+
+    def put(self, reading: Reading, scale: Tensor | float | None) -> None:
+        """Mean absolute value and share of zeros."""
+        lengths = _lengths(tuple(part.numel() for part in self.parts), self.parts[0].device)
+        mean = norms(self.parts, 1.0) / lengths
+        reading.put_row("gradient_mean_abs", self.names, mean if scale is None else mean / scale)
+        signs = norms(list(torch._foreach_sign(self.parts)), 1.0)
+        reading.put_row("gradient_zeros", self.names, 1 - signs / lengths)
+
+
+@functools.lru_cache(maxsize=8)
+def _lengths(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers as a vector on a device, where they stay: a new one each time would be waited for."""
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
+
+
+def cosines(now: list[Tensor], before: list[Tensor]) -> Tensor:
+    """The cosine of each pair of vectors: ``|a + b|^2 - |a - b|^2 = 4 a.b``, so that fused kernels do it."""
+    plus, minus = norms(list(torch._foreach_add(now, before))), norms(list(torch._foreach_sub(now, before)))
+    return (plus.square() - minus.square()) / (4 * norms(now) * norms(before))
 
 
 class Updates:
@@ -79,23 +140,41 @@ class Updates:
     @torch.no_grad()
     def before(self) -> None:
         """Right before the step: keep the sample."""
-        self._before = [sample(parameter).clone() for _, parameter in self.named]
+        self.named = [(name, parameter) for name, parameter in self.named if dense(parameter.detach()).numel()]
+        if self.named:
+            self._before = gathered([dense(parameter.detach()) for _, parameter in self.named])
 
     @torch.no_grad()
     def after(self, reading: Reading) -> None:
         """Right after the step: compare."""
         if not self._before:
             return
-        now = [sample(parameter) for _, parameter in self.named]
-        moved = norms([new - old for new, old in zip(now, self._before, strict=True)])
-        weights = norms(self._before)
-        names = [name for name, _ in self.named]
-        reading.put_each("update_ratio", names, [m / w for m, w in zip(moved, weights, strict=True)])
-        reading.put_each("weight_norm", names, norms([dense(parameter.detach()) for _, parameter in self.named]))
+        names = tuple(name for name, _ in self.named)
+        values = [dense(parameter.detach()) for _, parameter in self.named]
+        now = gathered(values)
+        moved = norms(list(torch._foreach_sub(now, self._before)))
+        reading.put_row("update_ratio", names, moved / norms(self._before))
+        reading.put_row("weight_norm", names, whole(norms(values), [parameter for _, parameter in self.named]))
         self._before = []
 
 
-def sample(parameter: Tensor) -> Tensor:
-    """At most ``SAMPLE`` evenly spaced elements of a parameter, as a vector."""
-    flat = dense(parameter.detach()).reshape(-1)
-    return flat[:: -(-flat.numel() // SAMPLE)]
+@torch.no_grad()
+def put_spreads(named: Named, reading: Reading) -> None:
+    """How different the elements, and the units (slices along the first dimension), of each weight are."""
+    for name, parameter in named:
+        weight = dense(parameter.detach())
+        if weight.numel() > 1 and weight.is_floating_point():
+            reading.put("weight_std", thinned(weight).float().std(correction=0), name)
+            if weight.ndim > 1 and weight.shape[0] > 1 and weight[0].numel():
+                reading.put("equal_units", _equal_units(weight), name)
+
+
+def _equal_units(weight: Tensor) -> Tensor:
+    """The share of units that are the same as another one; of at most ``UNITS``, by 64 elements of each."""
+    units = weight[:: -(-weight.shape[0] // UNITS)].flatten(1)
+    units = units[:, :: stride(units.shape[1], 64, 1)].float()
+    # one number per unit: its projection on a direction that no initialisation knows of
+    direction = torch.arange(1, units.shape[1] + 1, device=units.device).mul(math.sqrt(2)).cos()
+    close = (units * direction).sum(1).sort().values.diff() <= 1e-6 * units.abs().amax()
+    same = functional.pad(close, (1, 0)) | functional.pad(close, (0, 1))
+    return same.float().mean()

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,13 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from trainmedic.history import Layer, Snapshot
+from trainmedic.hooks import compiled, ranks
 from trainmedic.hooks.activations import Activations
+from trainmedic.hooks.assembling import Assembling
+from trainmedic.hooks.backward import Backward
+from trainmedic.hooks.ends import Ends
 from trainmedic.hooks.facts import anatomy
-from trainmedic.hooks.parameters import Updates, put_gradients
+from trainmedic.hooks.memory import Memory
+from trainmedic.hooks.noise import NoiseScale
+from trainmedic.hooks.parameters import Gradients, Updates, put_spreads
 from trainmedic.hooks.reading import Reading
+from trainmedic.hooks.scaler import ScalerWatch
 from trainmedic.hooks.schedule import Schedule
 
 Guard = Callable[[torch.optim.Optimizer], bool | None]
+
+RARELY = 10
+"""What changes slowly (spread of the weights, units that are equal, memory of devices) is read every tenth time."""
 
 
 class Probe:
@@ -27,10 +35,10 @@ class Probe:
     A step ends with each ``step()`` of the first optimizer, counted also when the loss scaler skips it. Gradients are
     read when a backward pass has ended, before the user clips them; the last backward pass before the step counts.
     Forward hooks are present only on steps that are measured, as one global hook: nothing is stored in the modules, so
-    that copies of a watched model carry nothing of it.
+    that copies of a watched model carry nothing of it. Once anything compiles, no hook comes or goes any more.
 
     ``on_snapshot`` receives each step's numbers one step later, ``on_step`` is called at the end of each step with its
-    number (from 0), ``on_error`` with any error inside the probe, which then is off.
+    number (from 0), ``on_error`` with any error inside the probe, which then leaves that part out.
     """
 
     def __init__(
@@ -45,32 +53,37 @@ class Probe:
         scaler: Any = None,
         loss_fn: Any = None,
         dead_after: int = 1_000,
+        sample: int = 16_384,
     ) -> None:
         self.models = list(models)
         self.optimizers = list(optimizers)
         self.schedule = schedule
         self.scaler = scaler
-        self.loss_fn = loss_fn
-        self.dead_after = dead_after
         self.step = 0  # the step in progress, or the next one
         self.begun = False  # whether anything of it has been seen
         self.guards: list[Guard] = []
         self.not_measured: dict[str, str] = {}
-        self.observed: dict[str, Any] = {}
+        self.ends = Ends(loss_fn, sample)
+        self.observed: dict[str, Any] = self.ends.observed
         self.data_time = 0.0
         self._on_snapshot, self._on_step, self._on_error = on_snapshot, on_step, on_error
         self._handles: list[Any] = []
         self._forward_handle: Any = None
-        self._parameter_handles: list[Any] = []
-        self._queued = False
-        self._off = False
+        self._backward = Backward(self._backward_ended, self._left_over)
+        self._noise = NoiseScale()
+        self._memory = Memory()
+        self._assembling = Assembling()
+        self._off: set[str] = set()
+        self._frozen = False  # hooks stay as they are
         self._frames = 0  # pieces of code that were compiled before watching began
         self._reading = Reading()
         self._values: dict[str, float] = {}
         self._pending: tuple[int, Reading, dict[str, float]] | None = None
-        self._gradients: Reading | None = None
+        self._gradient_reading: Reading | None = None
         self._updates: list[Updates] = []
         self._started = self._last = time.perf_counter()
+        self.architecture: dict[str, Layer] = {}
+        self.activations = Activations(dead_after, sample, {}, self.architecture)
         self.refresh()
 
     # -- attaching and detaching ---------------------------------------------------------------------------------
@@ -78,24 +91,22 @@ class Probe:
     def refresh(self) -> None:
         """Look at the models again: their modules and parameters may have changed."""
         layers, leaves, self.parameters = anatomy(self.models)
-        known: dict[str, Layer] = getattr(self, "architecture", {})
-        for name, layer in known.items():
-            if name not in layers and ":" not in name:
-                continue
-            layers[name] = layer
+        for name, layer in self.architecture.items():
+            if name in layers or ":" in name:
+                layers[name] = layer
         self.architecture = layers
-        if not hasattr(self, "activations"):
-            self.activations = Activations(self.dead_after, leaves, layers)
         self.activations.names, self.activations.architecture = leaves, layers
+        self._tops = {id(model) for model in self.models}
         owner = {
             id(p): i for i, o in reversed(list(enumerate(self.optimizers))) for g in o.param_groups for p in g["params"]
         }
         self._owned = [
             [(n, p) for n, p in self.parameters if owner.get(id(p)) == i] for i in range(len(self.optimizers))
         ]
-        if self._parameter_handles:
-            self._detach_parameters()
-            self._attach_parameters()
+        self.observed["not_in_optimizer"] = [n for n, p in self.parameters if p.requires_grad and id(p) not in owner]
+        self._gradients = Gradients(self.parameters)
+        if self._handles:
+            self._watch_backward()
 
     def attach(self) -> None:
         """Start measuring."""
@@ -103,11 +114,17 @@ class Probe:
             self._handles.append(optimizer.register_step_pre_hook(functools.partial(self._before_step, i)))
             self._handles.append(optimizer.register_step_post_hook(functools.partial(self._after_step, i)))
         if self.scaler is not None:
-            self._handles.append(_ScalerWatch(self.scaler, self.optimizers[0], self._skipped))
-        self._attach_parameters()
-        self._frames = _compiled_frames()
-        if any(map(_compiled, self.models)):
-            self.not_measured["activations"] = "the model is compiled: hooks on its modules would recompile it"
+            self._handles.append(ScalerWatch(self.scaler, self.optimizers[0], self._skipped))
+        self._watch_backward()
+        register = nn.modules.module.register_module_module_registration_hook
+        self._handles.append(register(self._registered))
+        self._frames = compiled.frames()
+        if compiled.is_compiled(self.models):
+            self._freeze("the model is compiled: hooks on its modules would recompile it")
+        if ranks.sharded([parameter for _, parameter in self.parameters]):
+            self.schedule.deterministic()  # all ranks must measure the same steps
+            part = "of sharded parameters all but the norms: they are those of the first rank's shard"
+            self.not_measured["samples of gradients and updates"] = part
         self._begin()
 
     def detach(self) -> None:
@@ -115,26 +132,21 @@ class Probe:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._detach_parameters()
+        self._backward.remove()
         self._forward_off()
-        if not self._off:
-            with self._guarded("the last reading"):
-                self._hand_over()
+        with self._guarded("the last reading"):
+            self._hand_over()
+        self._memory.close()
         self._pending = None
-        self._reading, self._gradients, self._updates = Reading(), None, []
+        self._reading, self._gradient_reading, self._updates = Reading(), None, []
+        self._gradients = Gradients([])
         self.activations.forget_units()
-        self.activations.begin()
+        self.activations.begin(self.step)
+        self.ends.forget()
 
-    def _attach_parameters(self) -> None:
-        register: Any = Tensor.register_post_accumulate_grad_hook
-        for _, parameter in self.parameters:
-            if parameter.requires_grad and parameter.is_leaf:
-                self._parameter_handles.append(register(parameter, self._gradient_arrived))
-
-    def _detach_parameters(self) -> None:
-        for handle in self._parameter_handles:
-            handle.remove()
-        self._parameter_handles.clear()
+    def _watch_backward(self) -> None:
+        owned = [parameter for named in self._owned for _, parameter in named]
+        self._backward.watch([parameter for _, parameter in self.parameters], owned)
 
     @contextlib.contextmanager
     def _guarded(self, part: str) -> Iterator[None]:
@@ -143,97 +155,132 @@ class Probe:
         try:
             yield
         except Exception as error:
-            self._off = True
-            self._forward_off()
+            self._off.add(part)
+            self.not_measured[part] = f"measuring them failed: {type(error).__name__}: {error}"
             self._on_error(part, error)
         finally:
             self.schedule.spent += time.perf_counter() - start
+
+    def _registered(self, module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        """``torch.compile`` puts a model into a wrapper: hooks on modules go before anything is traced."""
+        if type(module).__name__ == "OptimizedModule" and not self._frozen:
+            self._forward_off()
+            self._freeze("the model is compiled: hooks on its modules would recompile it")
+
+    def _freeze(self, reason: str) -> None:
+        self._frozen = True
+        self.not_measured["activations"] = reason
 
     # -- forward -------------------------------------------------------------------------------------------------
 
     @property
     def measuring(self) -> bool:
         """Whether the step in progress is measured in full."""
-        return not self._off and self.schedule.measures(self.step)
+        return self.schedule.measures(self.step)
 
     @property
     def sees_forward(self) -> bool:
         """Whether a forward pass of the step in progress would be noticed."""
-        return self._forward_handle is not None
+        return self._forward_handle is not None and not self._frozen
 
     def _begin(self) -> None:
         """The next step: hooks on modules are present if it is measured."""
         self.begun = False
-        self._gradients = None
-        self.activations.begin()
-        if _compiled_frames() > self._frames:
-            self.not_measured["activations"] = "parts of the step are compiled: hooks on modules would recompile them"
-        if self.measuring and "activations" not in self.not_measured:
+        self._gradient_reading = None
+        self.activations.begin(self.step)
+        self.ends.begin()
+        self._noise.begin()
+        if not self._frozen and compiled.frames() > self._frames:
+            self._freeze("parts of the step are compiled: hooks on modules would recompile them")
+        if self._frozen:
+            return
+        if self.measuring:
+            self._backward.learn()
             if self._forward_handle is None:
-                hook = self._forward
-                self._forward_handle = nn.modules.module.register_module_forward_hook(hook)
+                register = nn.modules.module.register_module_forward_hook
+                self._forward_handle = register(self._forward, with_kwargs=True)
         else:
+            self._backward.settle()
             self._forward_off()
 
     def _forward_off(self) -> None:
         if self._forward_handle is not None:
             self._forward_handle.remove()
+            # torch leaves this mark behind, and takes it for a hook that is still there
+            nn.modules.module._global_forward_hooks_with_kwargs.pop(self._forward_handle.id, None)
             self._forward_handle = None
 
-    def _forward(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch._C._get_tracing_state() is not None:
+    def _forward(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+        if torch.compiler.is_compiling():
             return
-        if id(module) not in self.activations.names:
-            if module is self.loss_fn:
-                with self._guarded("the loss function"):
-                    self._loss_called(arguments)
+        self._forward_seen(module, arguments, keywords, output)
+
+    def _forward_seen(
+        self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any
+    ) -> None:
+        if self._frozen or not torch.is_grad_enabled() or torch._C._get_tracing_state() is not None:
+            return
+        name = self.activations.names.get(id(module))
+        top = id(module) in self._tops
+        if name is None and not top:
+            if self.ends.is_criterion(module) and "inputs and outputs" not in self._off and self._in_training():
+                with self._guarded("inputs and outputs"):
+                    self.ends.criterion_called(module, [*arguments, *keywords.values()], output, self._reading)
             return
         if not self._in_training():
             return
-        with self._guarded("activations"):
-            self.begun = True
-            self.activations.measure(module, arguments, output, self._reading)
+        self.begun = True
+        if name is not None and "activations" not in self._off:
+            with self._guarded("activations"):
+                self.activations.measure(module, arguments or (*keywords.values(),), output, self._reading)
+        if "inputs and outputs" not in self._off and torch._C._current_graph_task_id() == -1:
+            with self._guarded("inputs and outputs"):
+                if name is not None:
+                    self.ends.layer_called(module, name, arguments or (*keywords.values(),), self._reading, self.step)
+                if top:
+                    self.ends.model_called(output)
 
     def _in_training(self) -> bool:
         """Whether a forward pass with gradients trains: evaluation without ``no_grad`` happens too."""
         return any(model.training for model in self.models) or self.observed.get("trains_in_eval_mode", False)
 
-    def _loss_called(self, arguments: tuple[Any, ...]) -> None:
-        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        if len(tensors) == 2 and "batch_size" not in self.observed and tensors[0].ndim:
-            output = tensors[0]
-            self.observed["batch_size"] = output.shape[0]
-            if isinstance(self.loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and output.ndim > 1:
-                self.observed["classes"] = output.shape[1]
-
     # -- backward ------------------------------------------------------------------------------------------------
 
-    def _gradient_arrived(self, _: Tensor) -> None:
-        if not self._queued and not self._off:
-            self._queued = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._backward_ended)
+    def _scale(self) -> Tensor | float | None:
+        """The loss scale that gradients carry, on its device."""
+        scale = getattr(self.scaler, "_scale", None) if self.scaler is not None else None
+        return scale if isinstance(scale, Tensor | float) else None
+
+    def _left_over(self, parameter: Tensor, incoming: Tensor) -> None:
+        """A gradient is about to be added to another: the first time in a step, that one is of the step before."""
+        if "gradients" in self._off or not self.measuring:
+            return
+        with self._guarded("gradients"):
+            self._noise.left_over(parameter, incoming, self._reading)
 
     def _backward_ended(self) -> None:
-        self._queued = False
         self.begun = True
-        if self._off:
+        if "gradients" in self._off:
             return
         with self._guarded("gradients"):
             if not any(model.training for model in self.models):
                 self.observed["trains_in_eval_mode"] = True
-            self._gradients = Reading()
-            scale = getattr(self.scaler, "_scale", None) if self.scaler is not None else None
-            put_gradients(self.parameters, self._gradients, full=self.measuring, scale=scale)
-            self._gradients.send()
+            self._gradient_reading = Reading()
+            norms = self._gradients.put(self._gradient_reading, self._scale(), full=self.measuring)
+            if norms is not None:
+                self._noise.add(norms)
+            self._gradient_reading.send()
 
     # -- the optimizer's step ------------------------------------------------------------------------------------
 
     def _before_step(self, index: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self.guards and self._rejected(optimizer):
             self._values["optimizer/skipped"] = 1.0
-        if self._off or not self.measuring:
+        if not self.measuring or "updates" in self._off:
             return
         with self._guarded("updates"):
+            if self._gradient_reading is not None:
+                self._gradients.put_clipping(self._reading, self._scale())
             self._updates = [update for update in self._updates if update.named != self._owned[index]]
             update = Updates(self._owned[index])
             update.before()
@@ -251,7 +298,7 @@ class Probe:
         return rejected
 
     def _after_step(self, index: int, *_: Any) -> None:
-        if not self._off and self.measuring:
+        if self._updates:
             with self._guarded("updates"):
                 for update in self._updates:
                     update.after(self._reading)
@@ -263,135 +310,58 @@ class Probe:
         self._end_step(skipped=True)
 
     def _end_step(self, *, skipped: bool) -> None:
-        step, now = self.step, time.perf_counter()
-        if not self._off:
+        step, now, measured = self.step, time.perf_counter(), self.measuring
+        if "the step" not in self._off:
             with self._guarded("the step"):
                 self._values["time/step"] = now - self._last
                 if self.data_time:
                     self._values["time/data"] = self.data_time
-                self._run_level(skipped)
+                self._run_level(skipped, measured)
                 self._reading.send()
                 self._hand_over()
-                readings = [self._reading, *([self._gradients] if self._gradients else [])]
-                self._pending = (step, _joined(readings), self._values)
-                if self.measuring:
+                if self._gradient_reading is not None:
+                    self._reading.take(self._gradient_reading)
+                self._pending = (step, self._reading, self._values)
+                if measured:
                     self.schedule.account(step, now - self._started)
+                self._gradients.step_ended()
         self._last, self.data_time = now, 0.0
         self._reading, self._values = Reading(), {}
         self.step += 1
         self._begin()
         self._on_step(step)
 
-    def _run_level(self, skipped: bool) -> None:
+    def _run_level(self, skipped: bool, measured: bool) -> None:
         rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups if "lr" in group]
         for i, rate in enumerate(rates[:8]):
-            self._reading.put(("optimizer/learning_rate" + (f"/{i}" if i else ""), ""), rate)
+            self._reading.put("optimizer/learning_rate" + (f"/{i}" if i else ""), rate)
         if self.guards:
             self._values.setdefault("optimizer/skipped", 0.0)
         if self.scaler is not None:
             self._values["optimizer/skipped"] = float(skipped)
-            scale = getattr(self.scaler, "_scale", None)
-            if isinstance(scale, Tensor):
-                self._reading.put(("optimizer/loss_scale", ""), scale.clone())
+            scale = self._scale()
+            if scale is not None:
+                self._reading.put("optimizer/loss_scale", scale.clone() if isinstance(scale, Tensor) else scale)
+        if (held := self._memory.host()) is not None:
+            self._values["memory/host"] = held
+        if self.step % RARELY == 0:
+            devices = {parameter.device for _, parameter in self.parameters}
+            if (held := self._memory.device(devices)) is not None:
+                self._values["memory/device"] = held
+        if not measured:
+            return
+        if len(self.optimizers) == 1:  # of several, passes may be of different losses
+            self._noise.put(self._reading, self.observed)
+        if "inputs and outputs" not in self._off:
+            self.ends.step_ends(self._reading)
+        if self.step == 0 or self.schedule.measured % RARELY == 0:
+            put_spreads(self.parameters, self._reading)
 
     def _hand_over(self) -> None:
         """Read the numbers of the step before, which have had a step's time to leave the device."""
         if self._pending is None:
             return
-        step, reading, values = self._pending
-        self._pending = None
-        self._on_snapshot(_snapshot(step, reading.read(), values, self.schedule.measures(step), self.architecture))
-
-
-def _joined(readings: Sequence[Reading]) -> Reading:
-    joined = Reading()
-    for reading in readings:
-        joined._sent += reading._sent
-        joined._plain += reading._plain
-    return joined
-
-
-def _snapshot(
-    step: int,
-    numbers: list[tuple[tuple[str, str], float]],
-    values: dict[str, float],
-    measured: bool,
-    architecture: dict[str, Layer],
-) -> Snapshot:
-    """One step's numbers in their final form; what follows from others is derived here, off the device."""
-    snapshot = Snapshot(step, dict(values))
-    raw: dict[str, dict[str, float]] = {}
-    for (name, layer), value in numbers:
-        if layer:
-            raw.setdefault(name, {})[layer] = value
-        else:
-            snapshot.values[name] = value
-    norm = raw.get("gradient_norm", {})
-    bad = {name: float(not math.isfinite(value)) for name, value in norm.items()}
-    if norm:
-        snapshot.values["gradient/norm"] = math.sqrt(sum(value * value for value in norm.values()))
-        snapshot.values["gradient/nonfinite"] = sum(bad.values())
-    if not measured and not any(bad.values()):
-        return snapshot
-    _drop_functions(raw, architecture)
-    raw["update_ratio"] = {name: ratio for name, ratio in raw.get("update_ratio", {}).items() if math.isfinite(ratio)}
-    raw["gradient_nonfinite"] = bad
-    raw["weight_nonfinite"] = {name: float(not math.isfinite(v)) for name, v in raw.get("weight_norm", {}).items()}
-    largest = raw.get("activation_max", {})
-    raw["activation_nonfinite"] = {name: float(not math.isfinite(value)) for name, value in largest.items()}
-    raw["activation_zeros"] = {name: 1 - share for name, share in raw.pop("activation_nonzeros", {}).items()}
-    snapshot.layers = {statistic: row for statistic, row in raw.items() if row}
-    return snapshot
-
-
-def _drop_functions(raw: dict[str, dict[str, float]], architecture: dict[str, Layer]) -> None:
-    """Of functions between two modules keep those that are rectifiers: nothing below zero, and many exact zeros."""
-    for name, least in raw.pop("function_min", {}).items():
-        if least == 0 and raw["activation_nonzeros"][name] < 1:
-            if name not in architecture:
-                before = architecture[name.removesuffix(":relu")]
-                architecture[name] = Layer(name, "function", before.order, before.shape, False, "relu")
-        else:
-            for row in raw.values():
-                row.pop(name, None)
-
-
-def _compiled_frames() -> int:
-    """How many pieces of code torch.compile has looked at in this process."""
-    frames = sys.modules.get("torch._dynamo.convert_frame")
-    return int(getattr(frames, "FRAME_COUNTER", 0))
-
-
-def _compiled(model: nn.Module) -> bool:
-    """Whether any part of a model runs compiled."""
-    return any(
-        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
-
-
-class _ScalerWatch:
-    """Tells when a gradient scaler skips a step: no hook of the optimizer fires then.
-
-    ``step`` is wrapped on the instance alone, until ``remove``.
-    """
-
-    def __init__(self, scaler: Any, optimizer: torch.optim.Optimizer, skipped: Callable[[], None]) -> None:
-        self.scaler = scaler
-        original = scaler.step
-        stepped = [False]
-        self._handle = optimizer.register_step_post_hook(lambda *_: stepped.__setitem__(0, True))
-
-        @functools.wraps(original)
-        def step(which: Any, *args: Any, **kwargs: Any) -> Any:
-            stepped[0] = False
-            result = original(which, *args, **kwargs)
-            if which is optimizer and not stepped[0]:
-                skipped()
-            return result
-
-        scaler.step = step
-
-    def remove(self) -> None:
-        self._handle.remove()
-        self.scaler.__dict__.pop("step", None)
+        (step, reading, values), self._pending = self._pending, None
+        measured = self.schedule.measures(step)
+        for snapshot in self._assembling.snapshots(step, reading.read(), values, measured):
+            self._on_snapshot(snapshot)

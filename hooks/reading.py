@@ -1,58 +1,85 @@
 """Numbers on their way from the device to the record, without stopping the device."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Label = tuple[str, str]
-"""(statistic, layer) of a number, or (series, "") at run level."""
+Finish = Callable[[float], float]
+_Kind = tuple[torch.device, torch.dtype]
+_Label = tuple[str, str, Finish | None]
+
+
+class Row(NamedTuple):
+    """One statistic of several layers; at run level ``layers`` is ``("",)`` and ``statistic`` the series' name."""
+
+    statistic: str
+    layers: Sequence[str]
+    values: list[float]
 
 
 class Reading:
-    """Scalars of one step. They are stacked on their device, leave it in one piece, and are read a step later."""
+    """Numbers of one step. They are joined on their device, leave it in one piece, and are read a step later."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[torch.device, torch.dtype], list[tuple[Label, Tensor]]] = defaultdict(list)
-        self._sent: list[tuple[list[Label], Tensor, Any]] = []
-        self._plain: list[tuple[Label, float]] = []
+        self._scalars: dict[_Kind, list[tuple[_Label, Tensor]]] = defaultdict(list)
+        self._vectors: dict[_Kind, list[tuple[str, Sequence[str], Tensor]]] = defaultdict(list)
+        self._sent: list[tuple[list[_Label], list[tuple[str, Sequence[str]]], Tensor, Any]] = []
+        self._plain: list[Row] = []
 
-    def put(self, label: Label, value: Tensor | float) -> None:
-        """Add one number; a tensor must hold one element."""
+    def put(self, statistic: str, value: Tensor | float, layer: str = "", finish: Finish | None = None) -> None:
+        """Add one number, of a layer or at run level; a tensor must hold one element and need no gradient.
+
+        ``finish`` is applied to the number when it has left the device: what can be reckoned there is not done here.
+        """
         if isinstance(value, Tensor):
-            value = value.detach().reshape(())
-            self._waiting[value.device, value.dtype].append((label, value))
+            self._scalars[value.device, value.dtype].append(((statistic, layer, finish), value))
         else:
-            self._plain.append((label, float(value)))
+            self._plain.append(Row(statistic, (layer,), [float(value if finish is None else finish(value))]))
 
-    def put_each(self, statistic: str, layers: Iterable[str], values: Sequence[Tensor]) -> None:
-        """Add one number per layer."""
-        for layer, value in zip(layers, values, strict=True):
-            self._waiting[value.device, value.dtype].append(((statistic, layer), value))
+    def put_row(self, statistic: str, layers: Sequence[str], values: Tensor) -> None:
+        """Add one number per layer: ``values`` is a vector."""
+        self._vectors[values.device, values.dtype].append((statistic, layers, values))
 
     def send(self) -> None:
         """Start the transfer of what was added since the last call."""
-        for (device, _), pairs in self._waiting.items():
-            stacked = torch.stack([value for _, value in pairs])
+        for kind in {**self._scalars, **self._vectors}:
+            scalars, vectors = self._scalars[kind], self._vectors[kind]
+            pieces = [torch.stack([value.reshape(()) for _, value in scalars])] if scalars else []
+            pieces += [values for _, _, values in vectors]
+            joined = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
             arrived = None
-            if device.type == "cuda":
-                target = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
-                target.copy_(stacked, non_blocking=True)
+            if joined.device.type == "cuda":
+                target = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
+                target.copy_(joined, non_blocking=True)
                 arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                arrived.record(torch.cuda.current_stream(device))
-                stacked = target
-            self._sent.append(([label for label, _ in pairs], stacked, arrived))
-        self._waiting.clear()
+                arrived.record(torch.cuda.current_stream(joined.device))
+                joined = target
+            labels = [label for label, _ in scalars]
+            self._sent.append((labels, [(statistic, layers) for statistic, layers, _ in vectors], joined, arrived))
+        self._scalars.clear()
+        self._vectors.clear()
 
-    def read(self) -> list[tuple[Label, float]]:
-        """All numbers, in the order in which they were added on each device; waits for those still on the way."""
+    def read(self) -> list[Row]:
+        """All numbers; waits for those that are still on the way."""
         self.send()
-        numbers = list(self._plain)
-        for labels, values, arrived in self._sent:
+        result, self._plain = self._plain, []
+        for scalars, vectors, joined, arrived in self._sent:
             if arrived is not None:
                 arrived.synchronize()
-            numbers += zip(labels, values.tolist(), strict=True)
-        self._sent, self._plain = [], []
-        return numbers
+            numbers, at = joined.tolist(), len(scalars)
+            for (statistic, layer, finish), number in zip(scalars, numbers, strict=False):
+                result.append(Row(statistic, (layer,), [number if finish is None else finish(number)]))
+            for statistic, layers in vectors:
+                result.append(Row(statistic, layers, numbers[at : at + len(layers)]))
+                at += len(layers)
+        self._sent = []
+        return result
+
+    def take(self, other: "Reading") -> None:
+        """Add what another reading holds."""
+        other.send()
+        self._sent += other._sent
+        self._plain += other._plain

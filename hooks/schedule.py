@@ -2,12 +2,13 @@
 
 
 class Schedule:
-    """Measures the first ``full`` steps, then every ``interval``-th one; the clock may only lengthen the interval.
+    """Measures the first ``FULL`` steps, then pairs: every ``interval``-th step and the one after it.
 
-    Which steps are measured follows from the step number and the recorded changes of the interval alone. The interval
-    doubles when watching has cost more than its free allowance and its share of the time so far, but never beyond a
-    fiftieth of the steps already taken (or to be taken, where the total is known): at least 50 evenly spread
-    measurements remain. With ``every`` given, the clock has no say.
+    Pairs, because what consecutive steps have in common (the cosine of their gradients) needs both. Which steps are
+    measured follows from the step number and the recorded changes of the interval alone; the clock may only lengthen
+    the interval. It doubles when watching has cost more than its free allowance and its share of the time so far, but
+    never beyond a fiftieth of the steps already taken (or to be taken, where the total is known): at least 50 evenly
+    spread measurements remain. With ``every`` given, the clock has no say: every ``every``-th step is measured.
     """
 
     ALLOWANCE = 2.0  # seconds that any run grants, so that short runs are seen in full
@@ -16,7 +17,8 @@ class Schedule:
     SPREAD = 50  # measurements that are always made after them
 
     def __init__(self, *, every: int | None = None, budget: float = 0.01, total_steps: int | None = None) -> None:
-        self.every = every
+        self.pairs = every is None
+        self.clock = every is None
         self.budget = budget
         self.total_steps = total_steps
         self.interval = every or 1
@@ -26,7 +28,12 @@ class Schedule:
 
     def measures(self, step: int) -> bool:
         """Whether this step is measured; steps count from 0."""
-        return step < self.FULL or step % self.interval == 0
+        return step < self.FULL or step % self.interval < (2 if self.pairs else 1)
+
+    def deterministic(self) -> None:
+        """Leave the clock out: several processes that measure together must measure the same steps."""
+        if self.clock:
+            self.clock, self.interval = False, 32
 
     def account(self, step: int, elapsed: float) -> None:
         """After a measured step: lengthen the interval if the cost so far is over the budget.
@@ -34,7 +41,7 @@ class Schedule:
         ``elapsed`` is the time in seconds since watching began.
         """
         self.measured += 1
-        if self.every is not None or step < self.FULL:
+        if not self.clock or step < self.FULL:
             return
         granted = self.ALLOWANCE + max(self.budget * elapsed, self.FLOOR * step)
         longest = max(1, ((self.total_steps or step) - self.FULL) // self.SPREAD)

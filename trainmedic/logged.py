@@ -19,7 +19,7 @@ class Logged:
 
     def put(self, step: int, name: str, value: Any) -> None:
         """Take one value; ``UsageError`` if it is not a single real number."""
-        self._waiting[check_step(step)].put((name, ""), scalar(name, value))
+        self._waiting[check_step(step)].put(name, scalar(name, value))
 
     def take(self, before: int | None = None) -> list[tuple[int, dict[str, float]]]:
         """Mean values of all steps before a given one (all there are, without it), in step order."""
@@ -53,6 +53,6 @@ def scalar(name: str, value: Any) -> torch.Tensor | float:
 
 def _means(reading: Reading) -> dict[str, float]:
     values: dict[str, list[float]] = defaultdict(list)
-    for (name, _), value in reading.read():
-        values[name].append(value)
+    for name, _, numbers in reading.read():
+        values[name] += numbers
     return {name: sum(several) / len(several) for name, several in values.items()}

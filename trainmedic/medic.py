@@ -91,6 +91,7 @@ class Medic:
             scaler=scaler,
             loss_fn=loss_fn,
             dead_after=settings.dead_after,
+            sample=settings.activation_sample,
         )
         self.history.architecture = self._probe.architecture
         self._writing = Writing(Path(logdir)) if logdir is not None else None
@@ -117,6 +118,8 @@ class Medic:
         named = {} if loss is None else {"loss": loss}
         for name, value in {**named, **values}.items():
             self._logged.put(at, f"train/{name}", value)
+        if isinstance(loss, torch.Tensor):
+            self._probe.ends.loss_logged(loss)
 
     def log_validation(
         self, loss: Any = None, *, name: str = "validation", step: int | None = None, **metrics: Any
@@ -317,6 +320,7 @@ class Medic:
 
     def _keep(self, batch: Any) -> None:
         self._probe.begun = True
+        self._probe.ends.batch(batch)
         if self.fix == "off" or len(self.kept_batches) >= self.settings.kept_batches or self._closed:
             return
         self._do("keeping batches", self._keep_if_small, batch)

@@ -28,6 +28,9 @@ class Settings(BaseModel):
     every: int | None = Field(None, ge=1, description="measure every N-th step; unset: as often as the budget allows")
     budget: float = Field(0.01, gt=0, le=1, description="share of the step time that watching may cost")
     dead_after: int = Field(1_000, ge=1, description="samples that a unit must have been silent for, to count as dead")
+    activation_sample: int = Field(
+        16_384, ge=64, description="elements of an output, at most, that mean, spread and shares are taken of"
+    )
     kept_batches: int = Field(4, ge=0, description="batches kept for trials")
     kept_batches_mb: float = Field(64.0, ge=0, description="size that the kept batches may have together, in MB")
     cooldown: int = Field(50, ge=0, description="steps without a new treatment after one was decided")

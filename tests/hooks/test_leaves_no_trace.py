@@ -106,7 +106,7 @@ def test_close_frees_what_was_kept() -> None:
     medic.close()
     probe = medic._probe
     assert medic.kept_batches == []
-    assert not probe._parameter_handles
+    assert not probe._backward._handles
     assert probe._pending is None
     assert probe.activations._silence == {}
 

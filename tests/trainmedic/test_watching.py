@@ -105,10 +105,11 @@ def breaks(*_: Any, **__: Any) -> Any:
     ("target", "part"),
     [
         ("trainmedic.medic.judge", "judging"),
-        ("trainmedic.hooks.probe.put_gradients", "gradients"),
+        ("trainmedic.hooks.parameters.Gradients.put", "gradients"),
         ("trainmedic.hooks.activations.Activations.measure", "activations"),
+        ("trainmedic.hooks.ends.Ends.model_called", "inputs and outputs"),
         ("trainmedic.hooks.parameters.Updates.before", "updates"),
-        ("trainmedic.hooks.probe._snapshot", "the step"),
+        ("trainmedic.hooks.assembling.Assembling.snapshots", "the step"),
         ("trainmedic.writing.Writing.series", "writing"),
         ("trainmedic.reports.report.Report.to_json", "writing"),
     ],
