@@ -23,7 +23,7 @@ HPARAMS = b"_hparams_/"
 
 HEADER = struct.Struct("<Q")
 FRAME = 16  # bytes of a record beside its data: length, checksum of the length, checksum of the data
-BLOCK = 8 << 20
+BLOCK = 1 << 20  # fields of a block take some ten times as much while it is read
 LONGEST_RECORD = 1 << 30
 
 MOST_RESTARTS = 1_000
