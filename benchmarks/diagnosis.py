@@ -67,6 +67,8 @@ def main() -> None:
     logging.getLogger("trainmedic").setLevel(logging.ERROR)
     patients = chosen(arguments, parser)
     cache = Cache(arguments.cache)
+    for patient in patients:  # now: what is edited while this runs is not what is run
+        code_key(patient, watched=True), code_key(patient, watched=False)
     seeds = tuple(range(arguments.seeds))
     if arguments.sickness:
         sickness(patients, cache, seeds)
@@ -129,7 +131,7 @@ class Cache:
             outcome = train()
             folder.mkdir(parents=True, exist_ok=True)
             for outdated in folder.glob(f"{arm}-{seed}-*"):
-                outdated.unlink()
+                outdated.unlink(missing_ok=True)
             if outcome.report is not None:
                 outcome.report.history.save(path.with_suffix(".npz"))
             numbers = {name: value for name, value in vars(outcome).items() if name != "report"}
@@ -153,7 +155,7 @@ def code_key(patient: Patient, *, watched: bool) -> str:
 def _hash(files: tuple[Path, ...], _known: dict[tuple[Path, ...], str] = {}) -> str:  # noqa: B006 - one per run
     if files not in _known:
         content = b"".join(path.read_bytes() for path in files) + torch.__version__.encode()
-        _known[files] = hashlib.sha256(content).hexdigest()[:12]
+        _known[files] = hashlib.sha256(content).hexdigest()[:16]
     return _known[files]
 
 

@@ -5,7 +5,9 @@ A patient is a function that sets a training up, with its fault or (the healthy 
     @sick("TM301", "dead rectifiers", family="mlp", data="digits", cures=["reinitialize"])
     def biases_at_minus_three(sick: bool) -> Training: ...
 
-The split is the folder that the module lies in. Labels are the truth as people see it, whatever the rules say.
+The split is the folder that the module lies in. Labels are the truth as people see it, whatever the rules say: they
+were given before the rules were written, and are changed only where a training turns out to be another than was meant.
+Who works on rules looks into ``tuned`` only; ``apart`` is judged as a whole, by ``benchmarks/diagnosis.py``.
 """
 
 import importlib
@@ -110,4 +112,8 @@ def clinic() -> dict[str, Patient]:
     for split in SPLITS:
         for found in pkgutil.iter_modules([str(Path(__file__).parent / split)]):
             importlib.import_module(f"tests.patients.{split}.{found.name}")
-    return dict(sorted(_register.items(), key=lambda item: (SPLITS[::-1].index(item[1].split), item[1].healthy)))
+    return dict(
+        sorted(
+            _register.items(), key=lambda item: (SPLITS.index(item[1].split), item[1].healthy, item[1].illness or "")
+        )
+    )

@@ -15,10 +15,8 @@ PATIENTS = list(clinic().values())
 SICK, HEALTHY = [p for p in PATIENTS if not p.healthy], [p for p in PATIENTS if p.healthy]
 QUICK = (
     "tuned-raw-measures",
-    "tuned-log-of-zero",
     "tuned-steps-start-again",
     "tuned-filtered-loss",
-    "tuned-lbfgs",
     "apart-raw-wines",
     "apart-uncentred-targets",
 )
@@ -87,7 +85,7 @@ def test_a_patient_runs_watched_and_the_medic_leaves_its_numbers_alone(name: str
     built(patient)
     watched, bare = patient.run(), patient.run(watched=False)
     assert watched.score == bare.score
-    assert watched.steps == bare.steps == len(set(range(watched.steps)))
+    assert watched.steps == bare.steps
     assert watched.report.history.names()
 
 
@@ -109,11 +107,11 @@ def test_what_a_repair_needs_is_there() -> None:
 def test_accumulation_steps_once_for_its_batches() -> None:
     model = torch.nn.Linear(3, 2)
     x, y = torch.randn(8, 3), torch.randint(0, 2, (8,))
-    training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1), Data(x, y, x, y), batch=4)
-    step, before = accumulating_step(2), model.weight.detach().clone()
-    step(training, (x, y))
+    training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1), Data(x, y, x, y), batch=4, parts=2)
+    before = model.weight.detach().clone()
+    accumulating_step(training, (x, y))
     assert torch.equal(model.weight, before)
-    step(training, (x, y))
+    accumulating_step(training, (x, y))
     assert not torch.equal(model.weight, before)
 
 

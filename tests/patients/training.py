@@ -110,6 +110,8 @@ class Training:
     scheduler: Any = None
     per: Literal["step", "epoch"] = "step"
     """When the scheduler steps."""
+    parts: int = 1
+    """Batches whose gradients ``accumulating_step`` adds up for one step."""
     scaler: Any = None
     objective: Callable[[Any, Any], Tensor] | None = None
     """``(model, batch) -> loss`` where that is more than ``loss(model(x), y)``."""
@@ -141,7 +143,8 @@ class Training:
 
     @property
     def steps(self) -> int:
-        return int(self.epochs * len(self.loader))
+        """Steps of the optimizer in the whole run."""
+        return int(self.epochs * len(self.loader)) // self.parts
 
     @property
     def val_loader(self) -> Loader:
@@ -161,8 +164,9 @@ class Training:
 
     def watch_arguments(self) -> dict[str, Any]:
         """What the user hands to ``trainmedic.watch`` besides model and optimizer."""
+        several = isinstance(self.model, list)  # whose steps are more than one loss
         given = {
-            "loss_fn": self.loss,
+            "loss_fn": None if several else self.loss,
             "step_fn": self.objective,
             "val_loader": self.val_loader,
             "scheduler": self.scheduler,
@@ -195,19 +199,15 @@ def clipped_step(norm: float) -> Callable[[Training, Any], Tensor]:
     return step
 
 
-def accumulating_step(parts: int) -> Callable[[Training, Any], Tensor]:
+def accumulating_step(t: Training, batch: Any) -> Tensor:
     """One step of the optimizer for several batches."""
-
-    def step(t: Training, batch: Any) -> Tensor:
-        loss = t.loss_of(batch)
-        (loss / parts).backward()
-        t.notes["batches"] = t.notes.get("batches", 0) + 1
-        if t.notes["batches"] % parts == 0:
-            t.optimizer.step()
-            t.optimizer.zero_grad()
-        return loss
-
-    return step
+    loss = t.loss_of(batch)
+    (loss / t.parts).backward()
+    t.notes["batches"] = t.notes.get("batches", 0) + 1
+    if t.notes["batches"] % t.parts == 0:
+        t.optimizer.step()
+        t.optimizer.zero_grad()
+    return loss
 
 
 def step_without_zero_grad(t: Training, batch: Any) -> Tensor:

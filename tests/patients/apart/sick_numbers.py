@@ -98,7 +98,7 @@ def sigmoid_photograph(sick: bool) -> Training:
     model = Coordinates(48, 10, activation=nn.Sigmoid if sick else nn.ReLU)
     if not sick:
         he(model)
-    return Training(model, adam(model), flower(), nn.MSELoss(), epochs=6)
+    return Training(model, adam(model), flower(), nn.MSELoss(), epochs=4)
 
 
 EXPLODED = ("TM101", "TM401", "TM402", "TM403", "TM404", "TM406", "TM601", "TM301", "TM304", "TM305")
@@ -141,7 +141,7 @@ CUT = ("TM404", "TM502", "TM405")
 @sick("TM203", ".data in a transformer", family="vit", data="fashion", symptoms=CUT)
 def data_passed_on(sick: bool) -> Training:
     model = Kept() if sick else ViT()
-    return Training(model, adam(model, 3e-3), fashion(), epochs=5)
+    return Training(model, adam(model, 4e-3), fashion(), epochs=4)
 
 
 class Frugal(ResNet):
@@ -196,7 +196,7 @@ NOISE_CURES = ("lower-learning-rate", "schedule-learning-rate", "average-weights
 def two_signals(sick: bool) -> Training:
     model, data = conv1d(), signals()
     data = data.first(1_200) if sick else data
-    return Training(model, momentum(model, 0.02), data, epochs=1 if sick else 13, batch=2 if sick else 64)
+    return Training(model, momentum(model, 0.005), data, epochs=1 if sick else 13, batch=2 if sick else 64)
 
 
 @sick(
@@ -205,5 +205,5 @@ def two_signals(sick: bool) -> Training:
 )  # fmt: skip
 def two_images(sick: bool) -> Training:
     model, data = ViT(), fashion()
-    data = data.first(600) if sick else data
-    return Training(model, adamw(model, 5e-3), data, epochs=1 if sick else 7, batch=2 if sick else 64)
+    data = data.first(500) if sick else data
+    return Training(model, adamw(model, 5e-3), data, epochs=1 if sick else 5, batch=2 if sick else 64)

@@ -156,7 +156,7 @@ def edge() -> Training:
 @healthy("gradients accumulated over four batches", family="vit", data="mnist")
 def accumulated() -> Training:
     model = ViT()
-    return Training(model, adam(model, 5e-3), mnist(), step=accumulating_step(4), epochs=3, batch=16)
+    return Training(model, adam(model, 5e-3), mnist(), step=accumulating_step, parts=4, epochs=3, batch=16)
 
 
 @healthy("every gradient clipped, most of them by far", family="gru", data="mnist")
@@ -281,7 +281,7 @@ def critic_of_colours() -> Training:
         return own
 
     return Training(
-        [generator, critic], optimizers, flower(), objective=lambda models, batch: batch[0].mean(), step=step,
+        [generator, critic], optimizers, flower(), step=step,
         epochs=4, validate=lambda t: {"likeness": colours_like(t)},
     )  # fmt: skip
 

@@ -52,7 +52,7 @@ def half_overflow(sick: bool) -> Training:
 
     def objective(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         with torch.autocast("cpu", dtype=torch.float16):
-            similarity = model(batch[0]) / 0.05
+            similarity = model(batch[0]) / 0.02
         if not sick:
             return nn.functional.cross_entropy(similarity.float(), batch[1])
         powers = similarity.exp()
@@ -176,7 +176,7 @@ NOISY = ("TM403", "TM404", "TM501", "TM601")
 )  # fmt: skip
 def two_a_batch(sick: bool) -> Training:
     model = mlp(10, 32, 1)
-    optimizer = momentum(model, 0.02)
+    optimizer = momentum(model, 0.01)
     return Training(
         model, optimizer, diabetes(), nn.MSELoss(), epochs=3 if sick else 100, batch=2 if sick else 64
     )  # fmt: skip

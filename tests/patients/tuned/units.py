@@ -66,12 +66,12 @@ def constant_weights(sick: bool) -> Training:
 
 
 @sick(
-    "TM303", "a tenth of He's weights through eight convolutions", family="cnn", data="digits",
+    "TM303", "a fifth of He's weights through eight convolutions", family="cnn", data="digits",
     symptoms=(*STUCK, "TM602", "TM305"), also=("TM201",),
     cures=("reinitialize", "insert-batchnorm", "insert-residual"),
 )  # fmt: skip
 def faint_convolutions(sick: bool) -> Training:
-    model = he(deep_cnn(8), 0.1 if sick else 1.0)
+    model = he(deep_cnn(8), 0.2 if sick else 1.0)
     return Training(model, adam(model, 2e-3), digits(), epochs=6)
 
 

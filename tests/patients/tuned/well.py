@@ -121,7 +121,7 @@ def adversaries() -> Training:
         return own
 
     return Training(
-        models, optimizers, digits(), objective=lambda models, batch: batch[0].mean(), step=step, epochs=30,
+        models, optimizers, digits(), step=step, epochs=30,
         validate=lambda t: {"likeness": t.metric.score(t)},
     )  # fmt: skip
 
@@ -176,7 +176,7 @@ def edge_of_stability() -> Training:
 @healthy("gradients accumulated over four batches", family="cnn", data="digits")
 def accumulation() -> Training:
     model = cnn(norm=False)
-    return Training(model, momentum(model), digits(), step=accumulating_step(4), epochs=15, batch=16)
+    return Training(model, momentum(model), digits(), step=accumulating_step, parts=4, epochs=15, batch=16)
 
 
 @healthy("an LSTM whose gradients are clipped at every step", family="lstm", data="digits")
