@@ -1,0 +1,132 @@
+"""How much of the task a run has learnt, and which weights nobody has trained: what rules on data and wiring share."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainmedic.diagnose.robust import median, preceding_median
+from trainmedic.history import History, Layer, Series
+
+ENTROPIES = ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss")
+BINARY = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits", "BCELoss", "binary_cross_entropy")
+SQUARES = ("MSELoss", "mse_loss")
+ABSOLUTES = ("L1Loss", "l1_loss")
+SPAN = 10
+"""Values that are judged together: their median."""
+NORMAL_ABSOLUTE = 0.8
+"""Mean absolute value of a normal distribution of standard deviation 1: sqrt(2 / pi)."""
+
+
+def level(history: History, name: str) -> float:
+    """The median of a series, NaN where there is none."""
+    return median(history.series(name).values) if name in history else float("nan")
+
+
+def shares(history: History) -> dict[str, float]:
+    """The mean share of each class among the labels seen so far; empty where labels are not known."""
+    if "label_share" not in history:
+        return {}
+    table = history.layers("label_share")
+    values = np.where(np.isfinite(table.values) & (np.abs(table.values) <= 1), table.values, np.nan).astype(np.float64)
+    seen = np.isfinite(values).sum(axis=0)
+    means = np.nansum(values, axis=0) / np.maximum(seen, 1)
+    return {name: float(mean) for name, mean, count in zip(table.layers, means, seen, strict=True) if count}
+
+
+def chance(history: History) -> float:
+    """The loss of who knows how targets are distributed, and nothing of the inputs; NaN where that is not known.
+
+    Cross-entropy: the entropy of the labels. Squared error: the variance of the targets. Absolute error: four fifths of
+    their standard deviation. Only of losses that are means, of one criterion.
+    """
+    loss = history.facts.get("loss")
+    if history.facts.get("reduction", "mean") != "mean":
+        return float("nan")
+    if loss in ENTROPIES:
+        known = np.array([share for share in shares(history).values() if share > 0])
+        classes = history.facts.get("classes")
+        if len(known) > 1:
+            return float(-(known * np.log(known)).sum() / known.sum())
+        return float(np.log(classes)) if isinstance(classes, int) and classes > 1 else float("nan")
+    if loss in BINARY:
+        ones = level(history, "target/mean")
+        return float(-ones * np.log(ones) - (1 - ones) * np.log(1 - ones)) if 0 < ones < 1 else float("nan")
+    spread = level(history, "target/std")
+    if not 0 < spread < 1e18:
+        return float("nan")
+    return spread**2 if loss in SQUARES else NORMAL_ABSOLUTE * spread if loss in ABSOLUTES else float("nan")
+
+
+def skill(history: History) -> list[Series]:
+    """Shares of the task that were learnt, by what of it can be told: 0 is what chance knows, 1 all, less is worse.
+
+    By the loss against :func:`chance`, and by the accuracy on training batches against always naming the commonest
+    class. Medians of ``SPAN`` values before each step, so that no value depends on later ones. Empty if neither is
+    known.
+    """
+    known = []
+    guess = chance(history)
+    if guess > 0 and "train/loss" in history:
+        steps, values = history.series("train/loss")
+        known.append(Series(steps, 1 - preceding_median(values, SPAN) / guess))
+    classes = history.facts.get("classes")
+    if "output/accuracy" in history and isinstance(classes, int) and classes > 1:
+        commonest = max([1 / classes, *shares(history).values()])
+        if commonest < 1:
+            steps, values = history.series("output/accuracy")
+            known.append(Series(steps, (preceding_median(values, SPAN) - commonest) / (1 - commonest)))
+    return known
+
+
+def learnt(history: History) -> float:
+    """The largest of what :func:`skill` tells at the end; NaN where it tells nothing."""
+    return max((float(values[-1]) for _, values in skill(history) if np.isfinite(values[-1])), default=float("nan"))
+
+
+def untrained(history: History, names: Iterable[str]) -> bool:
+    """Whether weights are still as a library draws them: by the standard deviation of their elements at the start.
+
+    That of n elements has a relative standard error of sqrt(0.2 / n) where they are uniform, sqrt(0.5 / n) where they
+    are normal. Each matrix must lie within three of torch's own default, or, if there are several, of the laws of He,
+    Glorot or LeCun, or 0.02; and all together within one and a half in root mean square. Weights that were trained
+    elsewhere do not.
+    """
+    if "weight_std" not in history:
+        return False
+    table = history.layers("weight_std")
+    column = {name: i for i, name in enumerate(table.layers)}
+    usual: list[float] = []
+    other: list[float] = []
+    for name in names:
+        layer = history.architecture.get(name)
+        if layer is None or name not in column or len(layer.shape) < 2 or np.prod(layer.shape) < 64:
+            continue
+        values = table.values[:, column[name]]
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue
+        default, others = _drawn(history, layer)
+        size = min(float(np.prod(layer.shape)), 4_096.0)
+        by_default = min(abs(float(values[0]) / law - 1) / (0.2 / size) ** 0.5 for law in default)
+        by_law = min(abs(float(values[0]) / law - 1) / (0.5 / size) ** 0.5 for law in others)
+        (usual if by_default <= by_law else other).append(min(by_default, by_law))
+    deviations = np.array(usual + other)
+    if not len(deviations) or (not usual and len(other) < 2) or deviations.max() > 3:
+        return False
+    return float(np.sqrt(np.square(deviations).mean())) <= 1.5
+
+
+def _drawn(history: History, layer: Layer) -> tuple[list[float], list[float]]:
+    """Standard deviations of a fresh weight: by torch's defaults, and by the laws that people use instead."""
+    owner = history.architecture.get(layer.name.rpartition(".")[0])
+    kind = owner.kind if owner is not None else ""
+    inputs = float(np.prod(layer.shape[1:]))
+    outputs = layer.shape[0] * inputs / max(layer.shape[1], 1)
+    laws = [(2 / inputs) ** 0.5, (2 / (inputs + outputs)) ** 0.5, inputs**-0.5, 0.02]
+    if "Embedding" in kind:
+        return [1.0], laws
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}.get(kind.removesuffix("Cell"))
+    if gates:
+        return [(3 * layer.shape[0] / gates) ** -0.5], laws
+    attention = [(2 / (inputs + outputs)) ** 0.5] if "in_proj_weight" in layer.name else []
+    return [(3 * inputs) ** -0.5, *attention], laws

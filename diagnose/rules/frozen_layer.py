@@ -1,0 +1,175 @@
+"""TM203: a parameter that should train gets no gradient."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.learnt import learnt, untrained
+from trainmedic.diagnose.robust import progress
+from trainmedic.history import History, Layer, LayerTable
+
+NAN = float("nan")
+
+
+def _cut(
+    dead: int, spread: float = (3 * 64) ** -0.5, *, gradient: float = NAN, trainable: bool = True, widths: int = 64
+) -> History:
+    """An example: four layers, the first ``dead`` of which get no gradient, or this one."""
+    columns: dict[str, Any] = {}
+    layers: list[Layer] = []
+    for i in range(4):
+        shape = (64, 64) if i != 1 else (widths, 64)
+        columns[f"fc{i}.weight__gradient_norm"] = [gradient if i < dead else 0.1] * 40
+        columns[f"fc{i}.weight__weight_std"] = [spread if i < dead else (3 * 64) ** -0.5] * 40
+        layers += [Layer(f"fc{i}", "Linear", i, shape[:1])]
+        layers += [Layer(f"fc{i}.weight", "parameter", i, shape, trainable or i >= dead)]
+    return History.of(layers=layers, train_loss=[2.3] * 40, facts={"optimizers": 1}, **columns)
+
+
+class FrozenLayer(Rule):
+    """The first layers should train, run, and feed those that do, but no gradient has ever reached them.
+
+    Why it is bad: they stay random, so that everything above them learns from random features.
+    Usual causes: .detach(), .data, .numpy() or torch.no_grad() on the way; a step whose derivative is zero everywhere
+    (round, sign, argmax, comparisons).
+    Formula: all parameters of a module are trainable and in the optimizer, and none has had a gradient other than zero
+    in any of at least `patience` measurements; all modules that ran before the first one with a gradient (or never ran
+    with gradients switched on, and stand before it) are such, its inputs are as many as their outputs or a multiple;
+    and their matrices are still as torch, He or Glorot draw them, within three standard errors (a trained part is often
+    left alone on purpose). Exact zeros count only where no unit is dead or saturated and the loss has not come down by
+    `done`. An error, but a warning where `works` of the task has been learnt all the same.
+    Remedies: none that can be applied; take the cut out.
+    Known limits: needs a live run. A cut further up, or within one layer, is taken for a head that nobody uses. Layers
+    whose updates are rounded away, or whose group has a rate of zero, are not looked for.
+    Source: torch's own documentation of autograd (no_grad, detach); standard error of a standard deviation:
+    sqrt((kurtosis - 1) / 4n).
+    """
+
+    code: ClassVar[str] = "TM203"
+    severity: ClassVar[Severity] = Severity.ERROR
+    root: ClassVar[Root] = Root.WIRING
+    needs: ClassVar[tuple[str, ...]] = ("gradient_norm",)
+    explains: ClassVar[tuple[str, ...]] = ("vanishing-gradient",)
+    advice: ClassVar[str] = (
+        "Usually means that the way back is cut: .detach(), .data, .numpy() or torch.no_grad() in forward. "
+        "Do this: look at what the first layer with a gradient takes: it must have a grad_fn, and take the cut out. "
+        "Otherwise check (a) for functions without a derivative: round, sign, argmax, > and <; (b) that the loss uses "
+        "the model's own output, not a copy: loss.grad_fn; (c) if the layers are meant to stay as they are, say so: "
+        "layer.requires_grad_(False)."
+    )
+
+    patience: int = Field(12, ge=1, description="measurements without any gradient (a phase of a warm-up may pass)")
+    done: float = Field(
+        0.9, gt=0, le=1, description="share of its first level, after which gradients may well be zero (converged)"
+    )
+    works: float = Field(
+        0.5, gt=0, le=1, description="share of the task that is learnt, from which on it is a warning (half)"
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        table = history.layers("gradient_norm")
+        if len(table.steps) < self.patience:
+            return
+        zeros_count = self._zeros_count(history)
+        for modules in _models(history):
+            dead, first = _prefix(history, table, modules, zeros_count)
+            weights = [name for module in dead for name in modules[module]]
+            if first is None or not dead or not _feeds(history, modules[dead[-1]], modules[first]):
+                continue
+            if not untrained(history, weights):
+                continue
+            works = learnt(history) > self.works
+            others = f" and {len(dead) - 1} modules before it" if len(dead) > 1 else ""
+            yield self.finding(
+                step=table.steps[0],
+                detected_at=table.steps[self.patience - 1],
+                where=dead[::-1],
+                severity=Severity.WARNING if works else Severity.ERROR,
+                message=f"no gradient has ever reached {dead[-1]}{others}, though {first} above it gets one",
+                evidence=[
+                    Evidence(name="modules without a gradient", value=len(dead), limit=0),
+                    Evidence(name="measurements", value=len(table.steps), limit=self.patience),
+                ],
+            )
+            return
+
+    def _zeros_count(self, history: History) -> bool:
+        """Whether a gradient of exactly zero is one that was cut off: no unit is dead or stuck, the run is not done."""
+        for statistic in ("dead_units_lasting", "activation_zeros", "saturated_units"):
+            if statistic in history and np.nanmax(np.nan_to_num(history.layers(statistic).values)) > 0.9:
+                return False
+        return "train/loss" not in history or not float(progress(history)[1][-1]) > self.done
+
+    sick: ClassVar = (_cut(2), _cut(1, gradient=0.0))
+    healthy: ClassVar = (
+        _cut(0),
+        _cut(2, spread=0.11),  # trained before
+        _cut(2, trainable=False),  # frozen on purpose
+        _cut(2, widths=3),  # a head that nobody uses: what follows takes 64 inputs
+        _cut(4),  # no gradient anywhere: not one layer's fault
+    )
+
+
+def _models(history: History) -> Iterator[dict[str, list[str]]]:
+    """For each model its modules, in the order of their parameters, each with the names of its trainable parameters."""
+    several = int(history.facts.get("models", 1)) > 1
+    orphans = set(history.facts.get("not_in_optimizer", ()))
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, layer in history.architecture.items():
+        if layer.kind == "parameter" and layer.trainable and name not in orphans:
+            found[name.split(".")[0] if several else ""][name.rpartition(".")[0]].append(name)
+    yield from found.values()
+
+
+def _prefix(
+    history: History, table: LayerTable, modules: dict[str, list[str]], zeros_count: bool
+) -> tuple[list[str], str | None]:
+    """The modules without a gradient that come before all others, and the first one with a matrix and a gradient.
+
+    What ran comes in the order of execution; what never ran (with gradients switched on) where it was defined.
+    """
+    column = {name: i for i, name in enumerate(table.layers)}
+    with np.errstate(invalid="ignore"):
+        measured = ~np.isnan(table.values)
+        reached = np.any(measured & (table.values != 0) if zeros_count else measured, axis=0)
+    alive = {m: any(name in column and reached[column[name]] for name in names) for m, names in modules.items()}
+    order = {m: max((history.architecture[name].order for name in names), default=-1) for m, names in modules.items()}
+    ran = sorted((m for m in modules if order[m] >= 0), key=lambda m: order[m])
+    living = next((m for m in ran if alive[m]), None)
+    if living is None:
+        return [], None
+    names = list(modules)
+    hidden = [m for m in names[: names.index(living)] if order[m] < 0 and not alive[m]]
+    before = ran[: ran.index(living)]
+    if any(alive[m] and order[m] < 0 for m in names[: names.index(living)]):
+        return [], None  # a parameter of its own feeds something before
+    first = next((m for m in ran if alive[m] and _matrix(history, modules[m]) is not None), None)
+    return hidden + before, first
+
+
+def _matrix(history: History, names: list[str]) -> Layer | None:
+    """The first weight of a module with two dimensions or more."""
+    layers = (history.architecture[name] for name in names)
+    return next((layer for layer in layers if len(layer.shape) > 1), None)
+
+
+def _feeds(history: History, below: list[str], above: list[str]) -> bool:
+    """Whether the outputs of one module can be the inputs of another: as many, or a part of them."""
+    matrix = _matrix(history, above)
+    widths = set()
+    for name in below:
+        shape = history.architecture[name].shape
+        recurrent = "weight_hh" in name
+        widths |= {shape[1] if recurrent else shape[0]} if shape and "weight_ih" not in name else set()
+        if len(shape) == 2 and ("embed" in name.lower() or recurrent or _embeds(history, name)):
+            widths.add(shape[1])
+    return matrix is not None and any(width > 1 and matrix.shape[1] % width == 0 for width in widths)
+
+
+def _embeds(history: History, name: str) -> bool:
+    owner = history.architecture.get(name.rpartition(".")[0])
+    return owner is not None and "Embedding" in owner.kind

@@ -1,0 +1,197 @@
+"""TM304: inputs or targets far from unit scale, and a run that loses time on it."""
+
+from collections.abc import Iterator
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.learnt import ABSOLUTES, SPAN, SQUARES, chance, learnt, level, skill
+from trainmedic.diagnose.robust import median
+from trainmedic.history import History, Layer
+
+
+def _fed(
+    largest: float, losses: list[float], usual: float = 1.0, first: str = "Linear", target: tuple[float, float] = (0, 1)
+) -> History:
+    """An example: a regression on features of these scales, towards targets of this mean and standard deviation."""
+    count = len(losses)
+    return History.of(
+        train_loss=losses,
+        input_feature_scale=[usual] * count,
+        input_feature_scale_max=[largest] * count,
+        target_mean=[target[0]] * count,
+        target_std=[target[1]] * count,
+        layers=[Layer("in", first, 0), Layer("out", "Linear", 1)],
+        facts={"loss": "MSELoss", "reduction": "mean", "input_layer": "in", "total_steps": 200},
+    )
+
+
+class _Scale(NamedTuple):
+    """What is out of scale, with the number that shows it."""
+
+    series: str
+    message: str
+    value: float
+    limit: float
+
+
+class UnnormalizedInput(Rule):
+    """Inputs, one of their features, or targets are far from unit scale, and the run is long no better than a constant.
+
+    Why it is bad: the curvature of the loss grows with the square of an input, so that one learning rate cannot fit
+    features of 0.01 and of 1,000; the first outputs are as large as the inputs, and large targets have to be walked to.
+    Usual causes: raw measures in different units; pixels of 0 to 255; dates and identifiers among the features; prices
+    as targets.
+    Formula: the root mean square of the largest feature is above `large`, or that of all of them below `small`, where
+    neither the first layer nor the one after it normalises; or, for squared and absolute errors, |mean| + standard
+    deviation of the targets is above `far`; and the run was no better than who knows the targets' distribution (loss
+    against their entropy or variance, accuracy against the commonest class: less than `chance_level` learnt) for its
+    first `steps` steps and for `lost` of all (of those so far, where the total is not known). Silent once `works` of
+    the task has been learnt. An error where the first loss was `harm` times that of chance, or nothing is learnt still.
+    Remedies: normalize-inputs, insert-batchnorm.
+    Known limits: needs a live run of a loss that is a mean, or of classes. Sparse and one-hot inputs have small
+    features and no large ones: only the largest is looked at. What learns all the same is left alone.
+    Source: LeCun et al. 1998, "Efficient BackProp", section 4.3 (mean 0, equal variances of about 1, since convergence
+    goes with the ratio of eigenvalues of the inputs' covariance).
+    """
+
+    code: ClassVar[str] = "TM304"
+    severity: ClassVar[Severity] = Severity.ERROR
+    root: ClassVar[Root] = Root.DATA
+    needs: ClassVar[tuple[str, ...]] = ("input/feature_scale_max|target/std", "train/loss")
+    remedies: ClassVar[tuple[str, ...]] = ("normalize-inputs", "insert-batchnorm")
+    explains: ClassVar[tuple[str, ...]] = (
+        "collapsed-output",
+        "dead-relu",
+        "exploding-gradient",
+        "non-finite",
+        "vanishing-gradient",
+    )
+    advice: ClassVar[str] = (
+        "Usually means raw measures, pixels or prices. "
+        "Do this: subtract the mean of the training set and divide by its standard deviation, feature by feature, the "
+        "targets of a regression too. Otherwise check (a) the scale of each feature: x.mean(0), x.std(0), and of the "
+        "targets: y.mean(), y.std(); (b) columns that are no quantities (identifiers, dates): drop or encode them; "
+        "(c) a batch norm as the first layer: nn.BatchNorm1d(features)."
+    )
+
+    large: float = Field(
+        30.0, gt=1, description="root mean square of the largest feature (curvature a thousand times that at 1)"
+    )
+    small: float = Field(0.01, gt=0, lt=1, description="root mean square of the largest feature (biases drown it)")
+    far: float = Field(
+        30.0, gt=1, description="|mean| + standard deviation of targets (outputs start within about 1 of zero)"
+    )
+    chance_level: float = Field(
+        0.02, gt=0, lt=1, description="share of the task below which nothing is learnt (batches differ by more)"
+    )
+    steps: int = Field(
+        40, ge=1, description="steps that any run may take to get there (warm-up, 4 spans of the median)"
+    )
+    lost: float = Field(
+        0.1, gt=0, lt=1, description="share of the run that may pass before it is better than a constant (a tenth)"
+    )
+    harm: float = Field(2.0, gt=1, description="first loss over that of chance, where it is the scale's doing (twice)")
+    works: float = Field(
+        0.5, gt=0, le=1, description="share of the task that is learnt, from which on it works as it is (half)"
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        scales = [scale for scale in (self._input(history), self._target(history)) if scale is not None]
+        if not scales or learnt(history) > self.works:
+            return
+        seen = self._lost_until(history)
+        if seen is None:
+            return
+        first = self._first_loss(history)
+        severe = first > self.harm or not learnt(history) > self.chance_level
+        start = min(int(history.series(scale.series).steps[0]) for scale in scales)
+        evidence = [Evidence(name=scale.series, value=scale.value, limit=scale.limit) for scale in scales]
+        if np.isfinite(first):
+            evidence.append(Evidence(name="first loss over that of chance", value=first, limit=self.harm))
+        yield self.finding(
+            step=min(start, seen),
+            detected_at=seen,
+            where=[scale.series for scale in scales],
+            severity=Severity.ERROR if severe else Severity.WARNING,
+            message=f"{' and '.join(scale.message for scale in scales)}, and {seen - start + 1} steps in "
+            "the model was no better than a constant",
+            evidence=evidence,
+        )
+
+    def _input(self, history: History) -> _Scale | None:
+        """A feature that is far too large, or all of them far too small, with nothing that normalises them."""
+        if "input/feature_scale_max" not in history or _normalised(history):
+            return None
+        largest, usual = level(history, "input/feature_scale_max"), level(history, "input/feature_scale")
+        if largest > self.large:
+            beside = f", others at {usual:.3g}" if usual < largest / 10 else ""
+            return _Scale("input/feature_scale_max", f"input features reach {largest:.3g}{beside}", largest, self.large)
+        if 0 < largest < self.small:
+            return _Scale("input/feature_scale_max", f"all input features are below {largest:.3g}", largest, self.small)
+        return None
+
+    def _target(self, history: History) -> _Scale | None:
+        """Targets of a regression that are far from where outputs start."""
+        if history.facts.get("loss") not in (*SQUARES, *ABSOLUTES, "SmoothL1Loss", "HuberLoss"):
+            return None
+        mean, spread = level(history, "target/mean"), level(history, "target/std")
+        if not abs(mean) + spread > self.far:
+            return None
+        message = f"targets are {mean:.3g} on average, give or take {spread:.3g}"
+        return _Scale("target/std", message, abs(mean) + spread, self.far)
+
+    def _lost_until(self, history: History) -> int | None:
+        """The step by which too much of the run had passed at the level of chance; ``None`` if it never did."""
+        tellers = skill(history)
+        if not tellers:
+            return None
+        begin = min(int(steps[0]) for steps, _ in tellers)
+        better = []
+        for steps, values in tellers:
+            with np.errstate(invalid="ignore"):
+                above = np.flatnonzero(values > self.chance_level)
+            better += [int(steps[above[0]])] if len(above) else []
+        last = int(history.series("train/loss").steps[-1])
+        total = history.facts.get("total_steps")
+        length = total if isinstance(total, int) and total > 0 else last - begin + 1
+        limit = begin + max(self.steps, int(self.lost * length)) + SPAN  # the median looks back
+        if min(better, default=last + 1) <= limit or last < limit:
+            return None
+        return int(next(step for step in history.series("train/loss").steps if step >= limit))
+
+    def _first_loss(self, history: History) -> float:
+        """The first losses over that of chance; NaN where that is not known."""
+        guess = chance(history)
+        return median(history.series("train/loss").values[:3]) / guess if guess > 0 else float("nan")
+
+    sick: ClassVar = (
+        _fed(1e4, [1e6 / (i + 1) ** 2 for i in range(100)] + [1.0] * 100),
+        _fed(500.0, [1.0] * 200, usual=0.1),
+        _fed(1.0, list(np.linspace(3e4, 6e3, 200)), target=(150.0, 75.0)),
+    )
+    healthy: ClassVar = (
+        _fed(1.2, [1.0] * 200),
+        _fed(1e4, [1.0] * 200, first="BatchNorm1d"),
+        _fed(255.0, list(np.geomspace(3.0, 0.1, 200))),  # it learns all the same
+        _fed(1.0, [1.0] * 200, usual=0.01),  # rare words, one-hot
+        _fed(1.0, list(np.geomspace(3e4, 1e3, 60)) + [1e3] * 140, target=(150.0, 75.0)),
+        _fed(1e4, [1e6] * 30),  # too early to tell
+    )
+
+
+def _normalised(history: History) -> bool:
+    """Whether the layer that takes the input normalises it, or the next one that which comes out."""
+    taking = history.architecture.get(str(history.facts.get("input_layer")))
+    if taking is None:
+        return False
+    after = [
+        layer
+        for layer in history.architecture.values()
+        if layer.kind not in ("parameter", "function", "Dropout", "Flatten", "Identity")
+        and layer.order > taking.order >= 0
+    ]
+    near = [taking, *sorted(after, key=lambda layer: layer.order)[:1]]
+    return any("Norm" in layer.kind for layer in near)
