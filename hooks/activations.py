@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainmedic.history import Layer
 from trainmedic.hooks.functions import function_between
 from trainmedic.hooks.reading import Reading
-from trainmedic.hooks.sampling import rows
+from trainmedic.hooks.sampling import rows, unreadable
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -117,7 +117,7 @@ class Activations:
         """Reduce one module's output at once: an in-place function may overwrite it right after."""
         name = self.names.get(id(module))
         tensor = first_tensor(output)
-        if name is None or tensor is None or _unusual(tensor) or self._skips(name):
+        if name is None or tensor is None or unreadable(tensor) or self._skips(name):
             return
         with torch.no_grad():
             self._measure_function(arguments, tensor, reading)
@@ -149,7 +149,7 @@ class Activations:
     def _measure_function(self, arguments: Any, output: Tensor, reading: Reading) -> None:
         """A function between two leaves, seen where the second one takes its input (unless that one overwrote it)."""
         before, taken = self._produced, first_tensor(arguments)
-        if before is None or taken is None or taken is output or taken.grad_fn is None or _unusual(taken):
+        if before is None or taken is None or taken is output or taken.grad_fn is None or unreadable(taken):
             return
         same = before.tensor() is taken and before.version == taken._version
         if same or taken.ndim != before.dimensions or taken.shape[before.axis] != before.units:
@@ -241,12 +241,6 @@ class Activations:
 
 
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-
-
-def _unusual(tensor: Tensor) -> bool:
-    """Whether a tensor's values cannot be looked at here: inside vmap or grad, on the meta device, nested, sparse."""
-    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return wrapped or tensor.is_meta or tensor.layout != torch.strided or tensor.dtype.itemsize < 2
 
 
 def _flat(part: Tensor, values: Tensor, kind: str | None) -> Tensor | None:

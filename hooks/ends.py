@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trainmedic.hooks.activations import first_tensor
 from trainmedic.hooks.functions import loss_made_by
 from trainmedic.hooks.reading import Reading
+from trainmedic.hooks.sampling import unreadable
 
 SAMPLES = 256
 """Samples of a batch whose outputs and targets are looked at, at least, where there are as many."""
@@ -60,7 +61,7 @@ class Ends:
             self._first = module
             self.observed["input_layer"] = name
         taken = first_tensor(arguments)
-        if module is self._first and taken is not None and taken.ndim > 1:
+        if module is self._first and taken is not None and taken.ndim > 1 and not unreadable(taken):
             channels = isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm)
             self._put_input(taken, 1 if channels else -1, reading, step)
 
@@ -68,7 +69,9 @@ class Ends:
         """A watched model ran: keep a sample of what it put out, in case nobody sees the criterion's call."""
         tensor = first_tensor(output)
         self._output = None
-        if tensor is not None and tensor.ndim and tensor.numel() <= ELEMENTS * tensor.shape[0]:
+        if tensor is None or unreadable(tensor):
+            return
+        if tensor.ndim and tensor.numel() <= ELEMENTS * tensor.shape[0]:
             every = _every(tensor)
             self._output = _copy(tensor, every), every, tensor.shape[0]
 
@@ -80,6 +83,8 @@ class Ends:
         if isinstance(loss, Tensor):
             self.loss_logged(loss)
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        if any(unreadable(tensor) for tensor in tensors[:2] if tensor.is_floating_point()):
+            return
         if len(tensors) >= 2 and tensors[0].is_floating_point() and tensors[0].ndim and tensors[1].ndim:
             self._seen = True
             self.observed["batch_size"] = tensors[0].shape[0]

@@ -26,7 +26,6 @@ LOSSES = {
     "HuberLossBackward0": "HuberLoss",
     "BinaryCrossEntropyBackward0": "BCELoss",
     "BinaryCrossEntropyWithLogitsBackward0": "BCEWithLogitsLoss",
-    "KlDivBackward0": "KLDivLoss",
     "CtcLossBackward0": "CTCLoss",
     "SoftMarginLossBackward0": "SoftMarginLoss",
 }

@@ -173,8 +173,8 @@ def _equal_units(weight: Tensor) -> Tensor:
     """The share of units that are the same as another one; of at most ``UNITS``, by 64 elements of each."""
     units = weight[:: -(-weight.shape[0] // UNITS)].flatten(1)
     units = units[:, :: stride(units.shape[1], 64, 1)].float()
-    # one number per unit: its projection on a direction that no initialisation knows of
+    # one number per unit, its projection on a direction that no initialisation knows of: equal ones become neighbours
     direction = torch.arange(1, units.shape[1] + 1, device=units.device).mul(math.sqrt(2)).cos()
-    close = (units * direction).sum(1).sort().values.diff() <= 1e-6 * units.abs().amax()
-    same = functional.pad(close, (1, 0)) | functional.pad(close, (0, 1))
-    return same.float().mean()
+    units = units[(units * direction).sum(1).argsort()]
+    close = units.diff(dim=0).abs().amax(1) <= 1e-6 * units.abs().amax()
+    return (functional.pad(close, (1, 0)) | functional.pad(close, (0, 1))).float().mean()

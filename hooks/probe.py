@@ -75,6 +75,7 @@ class Probe:
         self._assembling = Assembling()
         self._off: set[str] = set()
         self._frozen = False  # hooks stay as they are
+        self._learning = False  # a backward pass of a new kind is waited for
         self._frames = 0  # pieces of code that were compiled before watching began
         self._reading = Reading()
         self._values: dict[str, float] = {}
@@ -200,8 +201,9 @@ class Probe:
                 register = nn.modules.module.register_module_forward_hook
                 self._forward_handle = register(self._forward, with_kwargs=True)
         else:
-            self._backward.settle()
             self._forward_off()
+            if not self._learning:
+                self._backward.settle()
 
     def _forward_off(self) -> None:
         if self._forward_handle is not None:
@@ -259,7 +261,7 @@ class Probe:
             self._noise.left_over(parameter, incoming, self._reading)
 
     def _backward_ended(self) -> None:
-        self.begun = True
+        self.begun, self._learning = True, False
         if "gradients" in self._off:
             return
         with self._guarded("gradients"):
@@ -271,9 +273,20 @@ class Probe:
                 self._noise.add(norms)
             self._gradient_reading.send()
 
+    def _nobody_told(self) -> None:
+        """A step without any word of its backward pass: of a kind not seen before. Read late, and learn again."""
+        if "gradients" not in self._off and not self._frozen:
+            with self._guarded("gradients"):
+                self._gradient_reading = Reading()
+                self._gradients.put(self._gradient_reading, None, full=False)
+                self._backward.learn()
+                self._learning = True
+
     # -- the optimizer's step ------------------------------------------------------------------------------------
 
     def _before_step(self, index: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._gradient_reading is None and index == 0:
+            self._nobody_told()
         if self.guards and self._rejected(optimizer):
             self._values["optimizer/skipped"] = 1.0
         if not self.measuring or "updates" in self._off:

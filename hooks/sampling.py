@@ -33,6 +33,12 @@ def dense(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def unreadable(tensor: Tensor) -> bool:
+    """Whether a tensor's values cannot be looked at here: inside vmap or grad, on the meta device, nested, sparse."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return wrapped or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided or tensor.dtype.itemsize < 2
+
+
 def local(tensor: Tensor) -> Tensor:
     """The part of a distributed tensor that this rank holds; any other tensor as it is."""
     part = getattr(tensor, "to_local", None)

@@ -18,6 +18,7 @@ from trainmedic.diagnose import Finding
 from trainmedic.diagnose.judge import Diagnosis, judge
 from trainmedic.errors import UsageError
 from trainmedic.history import History, Snapshot, check_step
+from trainmedic.hooks import ranks
 from trainmedic.hooks.facts import facts
 from trainmedic.hooks.probe import Probe
 from trainmedic.hooks.safe_point import SafePoint
@@ -63,16 +64,21 @@ class Medic:
     ) -> None:
         self.settings = settings
         self.history = History(bounded=True)
+        self._notes: list[str] = []
+        if ranks.processes() > 1 and fix != "off":
+            fix = "off"
+            self._notes.append(
+                "no change is made where several processes train together: all would have to agree on it"
+            )
         self.monitor, self.mode, self.fix = monitor, mode, fix
         self.kept_batches: list[Any] = []
-        self._tell = on_finding or _log_finding
+        self._tell = on_finding or (_log_finding if ranks.writes() else _keep_quiet)
         self._rules = settings.configured_rules()
         self._logged = Logged()
         self._logs_before_step: bool | None = None
         self._findings: dict[tuple[int, tuple[str, str]], Finding] = {}  # by first step judged, and key
         self._checked: set[str] = set()
         self._next_judgement = FIRST_JUDGEMENT
-        self._notes: list[str] = []
         self._off: set[str] = set()
         self._closed = False
         self._started, self._ended = time.perf_counter(), 0.0
@@ -94,7 +100,7 @@ class Medic:
             sample=settings.activation_sample,
         )
         self.history.architecture = self._probe.architecture
-        self._writing = Writing(Path(logdir)) if logdir is not None else None
+        self._writing = Writing(Path(logdir)) if logdir is not None and ranks.writes() else None
         run = Run(models, optimizers, self.history, schedulers=schedulers, scaler=scaler, loss_fn=loss_fn)
         run.guards = self._probe.guards
         run.dead_units = self._probe.activations.dead_units
@@ -373,6 +379,10 @@ class Medic:
             "steps": self._probe.step,
             "interval": self._schedule.interval,
         }
+
+
+def _keep_quiet(_: Finding) -> None:
+    """Of several processes one tells."""
 
 
 def _log_finding(finding: Finding) -> None:

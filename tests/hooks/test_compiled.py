@@ -1,0 +1,119 @@
+"""torch.compile: nothing is compiled again, and no graph breaks, because of watching."""
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from functorch.compile import make_boxed_func
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+
+import trainmedic
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.first(x)))
+
+
+class Counting:
+    """A compiler that counts what it is asked to compile, forward and backward, and leaves it as it is."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.backend = aot_autograd(fw_compiler=self._compile)
+
+    def _compile(self, graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        self.calls += 1
+        return make_boxed_func(graph.forward)
+
+
+def in_place(model: nn.Module, backend: object) -> nn.Module:
+    model.compile(backend=backend, fullgraph=True)
+    return model
+
+
+def wrapped(model: nn.Module, backend: object) -> nn.Module:
+    return torch.compile(model, backend=backend, fullgraph=True)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, medic: trainmedic.Medic | None) -> list[float]:
+    torch.manual_seed(1)
+    losses = []
+    for _ in range(60):
+        x, y = torch.randn(4, 8), torch.randint(0, 3, (4,))
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+        if medic:
+            medic.log(loss)
+    return losses
+
+
+@pytest.mark.parametrize("compile_model", [wrapped, in_place])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_nothing_is_compiled_again_and_no_graph_breaks(compile_model, when: str) -> None:
+    torch.manual_seed(0)
+    model, bare = Net(), Net()
+    bare.load_state_dict(model.state_dict())
+    counting = Counting()
+    expected = train(compile_model(bare, counting.backend), torch.optim.SGD(bare.parameters(), lr=0.1), None)
+    alone, counting.calls = counting.calls, 0
+    torch._dynamo.reset()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    net = compile_model(model, counting.backend) if when == "before" else model
+    with warnings.catch_warnings(), trainmedic.watch(net, optimizer, settings={"every": 3}) as medic:
+        warnings.simplefilter("error")
+        if when == "after":
+            net = compile_model(model, counting.backend)
+        losses = train(net, optimizer, medic)
+    assert counting.calls == alone == 2
+    assert not torch._dynamo.utils.counters["recompiles"]
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert losses == expected
+    history, notes = medic.report().history, " ".join(medic.report().notes)
+    assert "activations" in notes
+    assert "compile" in notes
+    assert len(history.layers("update_ratio").steps) == len(history.layers("gradient_mean_abs").steps) == 33
+    assert len(history.series("gradient/norm").steps) == 60
+    assert "activation_std" not in history
+
+
+def test_a_part_that_is_compiled_is_not_compiled_again() -> None:
+    torch.manual_seed(0)
+    counting = Counting()
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss_fn = torch.compile(F.cross_entropy, backend=counting.backend, fullgraph=True)
+    with trainmedic.watch(model, optimizer, settings={"every": 3}) as medic:
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss_fn(model(torch.randn(4, 8)), torch.randint(0, 3, (4,))).backward()
+            optimizer.step()
+    assert counting.calls == 2
+    assert len(medic.report().history.series("gradient/norm").steps) == 40
+
+
+def test_no_trace_is_left_for_the_compiler() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trainmedic.watch(model, optimizer) as medic:
+        train(model, optimizer, medic)
+    assert not torch.nn.modules.module._has_any_global_hook()
+    assert not torch.nn.modules.module._global_module_registration_hooks

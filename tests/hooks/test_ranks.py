@@ -1,0 +1,113 @@
+"""Two processes that train one model: what is recorded is of the whole, and the first one writes it."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import nn
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def batch(rank: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 * step + rank)
+    return torch.randn(6, 8, generator=generator), torch.randint(0, 4, (6,), generator=generator)
+
+
+def expected_norms(steps: int) -> list[float]:
+    """What one process sees that trains on both batches together."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms = []
+    for step in range(steps):
+        x, y = (torch.cat(parts) for parts in zip(batch(0, step), batch(1, step), strict=True))
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        norms.append(float(nn.utils.get_total_norm([p.grad for p in model.parameters()])))
+        optimizer.step()
+    return norms
+
+
+def data_parallel() -> tuple[nn.Module, nn.Module]:
+    model = net()
+    return nn.parallel.DistributedDataParallel(model), model
+
+
+def sharded() -> tuple[nn.Module, nn.Module]:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = net()
+    mesh = init_device_mesh("cpu", (2,))
+    for part in (model[0], model[2], model):
+        fully_shard(part, mesh=mesh)
+    return model, model
+
+
+def work(rank: int, port: int, make: Callable[[], tuple[nn.Module, nn.Module]], every: int, folder: Path) -> None:
+    import trainmedic.medic
+
+    trainmedic.medic.RAISE_ERRORS = True
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    try:
+        model, watched = make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with trainmedic.watch(watched, optimizer, settings={"every": every}, logdir=folder / "run") as medic:
+            for step in range(25):
+                x, y = batch(rank, step)
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                medic.log(loss)
+        history = medic.report().history
+        seen = {
+            "norms": history.series("gradient/norm").values.tolist(),
+            "weights": dict(history.layers("weight_norm").latest()),
+            "notes": list(medic.report().notes),
+            "written": medic._writing is not None,
+        }
+        (folder / f"rank{rank}.json").write_text(json.dumps(seen))
+    finally:
+        dist.destroy_process_group()
+
+
+def run(make: Callable[[], tuple[nn.Module, nn.Module]], every: int, folder: Path) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (port, make, every, folder), nprocs=2)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize(("make", "every"), [(data_parallel, 1_000), (sharded, 1)])
+def test_gradients_and_weights_are_of_the_whole(make, every: int, tmp_path: Path) -> None:
+    first, second = run(make, every, tmp_path)
+    assert first["norms"] == pytest.approx(expected_norms(25), rel=1e-4)
+    assert second["norms"] == pytest.approx(first["norms"], rel=1e-6)
+    assert first["weights"] == pytest.approx(second["weights"], rel=1e-6)
+    if every == 1:
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(25):
+            x, y = (torch.cat(parts) for parts in zip(batch(0, step), batch(1, step), strict=True))
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        plain = {name: float(p.detach().norm()) for name, p in model.named_parameters()}
+        assert first["weights"] == pytest.approx(plain, rel=1e-4)
+    assert (first["written"], second["written"]) == (True, False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank0.json", "rank1.json", "run"]

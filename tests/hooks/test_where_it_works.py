@@ -1,0 +1,287 @@
+"""Runs of every kind: measured, or told why not, and never disturbed."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import trainmedic
+from trainmedic.history import History
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    *,
+    steps: int = 30,
+    every: int | None = 1,
+    watch: bool = True,
+    make: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.Adam(p, 1e-3),
+) -> tuple[list[Tensor], History | None]:
+    """Parameters after some steps, and what was recorded."""
+    torch.manual_seed(1)
+    optimizer = make([p for p in model.parameters() if p.requires_grad])
+    medic = trainmedic.watch(model, optimizer, settings={"every": every} if every else {}) if watch else None
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+        if medic:
+            medic.log(value)
+    if medic:
+        medic.close()
+    return [p.detach().clone() for p in model.parameters()], medic.report().history if medic else None
+
+
+@dataclasses.dataclass
+class Output:
+    loss: Tensor | None
+    logits: Tensor
+
+
+class HuggingFaceStyle(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.block, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, *, input_ids: Tensor, labels: Tensor | None = None) -> Output:
+        logits = self.head(torch.tanh(self.block(self.embed(input_ids).mean(1))))
+        return Output(None if labels is None else F.cross_entropy(logits, labels), logits)
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu_(self.act(self.conv(x)) + 1).mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.rnn, self.head = kind(4, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.head(self.rnn(x)[0][:, -1])}
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.body, self.head = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 3)
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.body, self.first(x), use_reentrant=self.reentrant))
+
+
+def cases() -> dict[str, tuple[nn.Module, Callable[[nn.Module], Callable[[], Tensor]]]]:
+    labels = torch.randint(0, 3, (6,))
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.1, batch_first=True)
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3))
+    mixed = nn.Sequential(nn.Linear(8, 3))
+    mixed.register_buffer("phase", torch.zeros(4, dtype=torch.complex64))
+    mixed.register_buffer("count", torch.zeros(4, dtype=torch.int64))
+
+    def of(make_input: Callable[[], Tensor]) -> Callable[[nn.Module], Callable[[], Tensor]]:
+        return lambda model: lambda: F.cross_entropy(model(make_input()), labels)
+
+    def autocast(model: nn.Module) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return F.cross_entropy(model(torch.randn(6, 8)), labels)
+
+        return loss
+
+    def functional(model: nn.Module) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            weights = {name: 2 * p for name, p in model.named_parameters()}
+            return F.cross_entropy(torch.func.functional_call(model, weights, torch.randn(6, 8)), labels)
+
+        return loss
+
+    def vmapped(model: nn.Module) -> Callable[[], Tensor]:
+        return lambda: F.cross_entropy(torch.func.vmap(model, randomness="different")(torch.randn(6, 8)), labels)
+
+    def huggingface(model: nn.Module) -> Callable[[], Tensor]:
+        return lambda: model(input_ids=torch.randint(0, 20, (6, 5)), labels=labels).loss
+
+    def penalised(model: nn.Module) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            x = torch.randn(6, 8, requires_grad=True)
+            value = F.cross_entropy(model(x), labels)
+            (slope,) = torch.autograd.grad(value, x, create_graph=True)
+            return value + slope.square().sum()
+
+        return loss
+
+    wide = lambda: torch.randn(6, 8)  # noqa: E731
+    image = lambda: torch.randn(6, 3, 8, 8)  # noqa: E731
+    series = lambda: torch.randn(6, 5, 4)  # noqa: E731
+    dictionary = lambda model: lambda: F.cross_entropy(model(series())["logits"], labels)  # noqa: E731
+    return {
+        "dropout": (plain, of(wide)),
+        "dataclass, keywords": (HuggingFaceStyle(), huggingface),
+        "in place": (InPlace(), of(image)),
+        "lstm": (Recurrent(nn.LSTM), dictionary),
+        "gru": (Recurrent(nn.GRU), dictionary),
+        "transformer": (
+            nn.Sequential(layer, nn.Flatten(), nn.Linear(40, 3)),
+            of(lambda: torch.randn(6, 5, 8)),
+        ),
+        "checkpoint": (Checkpointed(False), of(wide)),
+        "checkpoint, reentrant": (Checkpointed(True), of(wide)),
+        "weight norm": (normed, of(wide)),
+        "spectral norm": (spectral, of(wide)),
+        "other buffers": (mixed, of(wide)),
+        "bfloat16 autocast": (nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), autocast),
+        "functional_call": (nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), functional),
+        "vmap": (nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), vmapped),
+        "gradient penalty": (nn.Sequential(nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 3)), penalised),
+        "channels last": (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).to(
+                memory_format=torch.channels_last
+            ),
+            of(lambda: torch.randn(6, 3, 8, 8).contiguous(memory_format=torch.channels_last)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("every", [1, 1_000])
+@pytest.mark.parametrize("name", list(cases()))
+def test_it_is_measured_and_bit_for_bit_undisturbed(name: str, every: int) -> None:
+    results = []
+    for watch in (False, True):
+        torch.manual_seed(0)
+        model, make_loss = cases()[name]
+        results.append(train(model, make_loss(model), watch=watch, every=every))
+    (bare, _), (watched, history) = results
+    assert all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True))
+    assert history is not None
+    assert len(history.series("gradient/norm").steps) == 30
+    assert (history.series("gradient/norm").values > 0).all()
+    assert len(history.layers("update_ratio").steps) == (30 if every == 1 else 20)
+    if name != "vmap":  # inside vmap the values of single samples are not to be had
+        assert len(history.layers("activation_std").steps) == (30 if every == 1 else 20)
+    else:
+        assert "activation_std" not in history
+
+
+def test_a_recomputation_is_not_a_second_call() -> None:
+    for reentrant in (False, True):
+        torch.manual_seed(0)
+        model = Checkpointed(reentrant)
+        _, history = train(model, lambda m=model: m(torch.randn(6, 8)).square().mean(), steps=3)
+        assert dict(history.layers("dead_samples").latest())["body.1"] == 18
+
+
+def test_fp16_with_a_scaler_is_measured_without_the_scale() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with trainmedic.watch(model, optimizer, scaler=scaler, settings={"every": 1}) as medic:
+        for _ in range(5):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                loss = F.cross_entropy(model(torch.randn(6, 8)), torch.randint(0, 3, (6,)))
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            plain = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
+            scaler.step(optimizer)
+            scaler.update()
+            medic.log(loss)
+    history = medic.report().history
+    assert history.series("gradient/norm").values[-1] == pytest.approx(plain, rel=1e-3)
+    assert history.series("gradient/clipped").values.tolist() == pytest.approx([1.0] * 5, rel=1e-3)
+
+
+def test_attention_that_takes_the_fast_path_in_evaluation() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    x = torch.randn(4, 5, 8)
+    with torch.no_grad():
+        bare = model.eval()(x)
+    with trainmedic.watch(model, optimizer, settings={"every": 1}) as medic:
+        model.eval()
+        with torch.no_grad():
+            assert torch.equal(model(x), bare)
+        model.train()
+        model(x).square().mean().backward()
+        optimizer.step()
+    assert any("self_attn" in name for name in medic.report().history.layers("activation_std").layers)
+
+
+def test_a_deep_model_costs_time_and_memory_in_proportion() -> None:
+    class Deep(nn.Module):
+        def __init__(self, depth: int) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + 0.01 * layer(x)
+            return x
+
+    seconds = {}
+    for depth in (500, 2_000):
+        model = Deep(depth)
+        start = time.perf_counter()
+        _, history = train(model, lambda m=model: m(torch.randn(2, 4)).square().mean(), steps=2)
+        seconds[depth] = time.perf_counter() - start
+        assert len(history.layers("activation_std").layers) == depth
+        assert len(history.layers("gradient_norm").layers) == 2 * depth
+    assert seconds[2_000] < 12 * seconds[500], "not quadratic"
+
+
+def test_a_recording_of_all_statistics_stays_small() -> None:
+    from trainmedic.history import SERIES, STATISTICS, Snapshot
+
+    layers = {f"layer{i}.weight": float(i) for i in range(300)}
+    history = History(bounded=True)
+    # tables hold 1,024 rows and series 16,384 values before they are thinned: this fills them more than once
+    for step in range(1_600):
+        history.record(Snapshot(step, layers=dict.fromkeys(STATISTICS, layers)))
+    for step in range(25_000):
+        for name in SERIES:
+            history.add(name, step, 1.0)
+    held = sum(rows._steps.nbytes + rows._values.nbytes + rows._thinned.nbytes for rows in history._all())
+    assert held < 100e6
+
+
+def test_watching_begins_and_ends_in_the_middle_of_a_run() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(6, 8)), torch.randint(0, 3, (6,))).backward()
+        optimizer.step()
+
+    step()
+    for _ in range(2):
+        x = model(torch.randn(6, 8))  # a forward pass before watching begins, whose backward pass comes after
+        medic = trainmedic.watch(model, optimizer, settings={"every": 1})
+        x.sum().backward()
+        optimizer.step()
+        for _ in range(5):
+            step()
+        y = model(torch.randn(6, 8)).sum()
+        medic.close()
+        y.backward()
+        optimizer.step()
+        assert medic.report().history.series("gradient/norm").steps.tolist() == list(range(6))
+    step()
