@@ -1,6 +1,8 @@
 """Robust statistics that several rules share. All take plain arrays and hold for few values, outliers and NaN."""
 
 import math
+import re
+from collections.abc import Callable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -69,6 +71,153 @@ def _chance(history: History, start: float) -> float:
         return float("nan")
     chance = math.log(classes)
     return chance if start < 4 * chance else float("nan")
+
+
+def chance_level(history: History, until: float = math.inf) -> float | None:
+    """The loss of the best constant answer, for a criterion whose floor is 0; ``None`` where it cannot be told.
+
+    Of classes the entropy of the labels seen (of all classes alike, where they were not counted), of yes and no the
+    entropy of their share, of numbers their variance. Only what was measured up to step ``until`` counts.
+    """
+    loss, classes = history.facts.get("loss"), history.facts.get("classes")
+    if history.facts.get("reduction", "mean") != "mean":
+        return None
+    if loss == "CrossEntropyLoss" and isinstance(classes, int) and classes > 1:
+        shares = label_shares(history, until)
+        return math.log(classes) if shares is None else float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
+    if loss in ("BCELoss", "BCEWithLogitsLoss") and _measured(history, "target/binary", until) == 1:
+        share = min(max(_measured(history, "target/mean", until), 0.0), 1.0)
+        return float(-sum(p * math.log(max(p, 1e-12)) for p in (share, 1 - share)))
+    if loss == "MSELoss":
+        spread = _measured(history, "target/std", until)
+        return spread**2 if 0 < spread < math.inf else None
+    return None
+
+
+def label_shares(history: History, until: float = math.inf) -> Array | None:
+    """How often each class was asked for, 0 to 1; ``None`` where that was not counted."""
+    if "label_share" not in history:
+        return None
+    table = history.layers("label_share")
+    rows = table.values[table.steps <= until].astype(np.float64)
+    rows = rows[np.isfinite(rows).all(axis=1) & (np.abs(rows.sum(axis=1) - 1) < 1e-3)]
+    return np.asarray(rows.mean(axis=0)) if len(rows) else None
+
+
+def reconstructs(history: History) -> bool:
+    """Whether the targets are the inputs: then nothing about them is noise, and all of them can be explained."""
+    pairs = (("input/std", "target/std"), ("input/min", "target/min"), ("input/max", "target/max"))
+    known = [(_measured(history, a), _measured(history, b)) for a, b in pairs]
+    spread = known[0][1]
+    return spread > 0 and all(abs(a - b) < 0.1 * spread for a, b in known)
+
+
+def _measured(history: History, name: str, until: float = math.inf) -> float:
+    if name not in history:
+        return float("nan")
+    steps, values = history.series(name)
+    return median(values[steps <= until])
+
+
+ADVERSARIES = re.compile(
+    r"(?:^|[^a-z])(?:discriminator|generator|critic|actor|policy|reward|rewards|return|returns|loss_?[dg]|[dg]_?loss)"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
+"""Names that series have where players compete, or where an agent's own data moves the loss."""
+
+
+def adversarial(history: History) -> bool:
+    """Whether players compete (several optimizers, losses of several players) or an agent makes its own data.
+
+    Then a loss is no measure of progress.
+    """
+    optimizers = history.facts.get("optimizers", 1)
+    if isinstance(optimizers, int) and optimizers > 1:
+        return True
+    return any(ADVERSARIES.search(name) for name in history.names())
+
+
+CYCLES = ("CyclicLR", "OneCycleLR", "CosineAnnealingWarmRestarts")
+
+
+def rate_at(history: History, steps: NDArray[np.int64]) -> Array:
+    """The learning rate at each of ``steps``: the newest recorded until then; NaN where none is known."""
+    if "optimizer/learning_rate" not in history:
+        return np.full(len(steps), np.nan)
+    known, rates = history.series("optimizer/learning_rate")
+    place = np.searchsorted(known, steps, side="right") - 1
+    return np.where(place >= 0, rates[np.maximum(place, 0)], np.nan)
+
+
+def update_size(history: History, until: float = math.inf) -> float | None:
+    """|update| / |weight| of the weight matrices that move, the median over them and the newer half of the steps."""
+    if "update_ratio" not in history:
+        return None
+    table = history.layers("update_ratio")
+    layers = history.architecture
+    columns = [i for i, name in enumerate(table.layers) if name in layers and len(layers[name].shape) >= 2]
+    rows = int(np.searchsorted(table.steps, until, side="right"))
+    recent = table.values[rows // 2 : rows][:, columns].astype(np.float64)
+    moving = recent[np.isfinite(recent) & (recent > 0)]
+    return float(np.median(moving)) if moving.size else None
+
+
+def share_done(history: History, step: float) -> float | None:
+    """Which share of its steps a run has done; ``None`` where its length is not known."""
+    total = history.facts.get("total_steps")
+    if not isinstance(total, int | float) or isinstance(total, bool) or not total > 0:
+        return None
+    return (step - history.first_step + 1) / total
+
+
+MOST = 4_096
+"""Values of a curve that are looked at at once."""
+
+
+def thinned(values: Array) -> Array:
+    """A curve by at most ``MOST`` of its values, evenly spread, counted back from the newest."""
+    every = 1
+    while len(values) > every * MOST:
+        every *= 2
+    return values[(len(values) - 1) % every :: every]
+
+
+def looks(steps: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Places in a series at which it is judged: after each tenth that the run has become longer.
+
+    They follow from the past alone, so that a run is judged after the fact as it would have been live; and they are
+    few, so that cost stays bounded.
+    """
+    if not len(steps):
+        return np.empty(0, dtype=np.intp)
+    elapsed = steps - steps[0]
+    powers = 1.1 ** np.arange(0, math.log(float(elapsed[-1]) + 1) / math.log(1.1) + 1)
+    places = np.searchsorted(elapsed, np.concatenate([[0], np.ceil(powers)]))
+    places = places[places < len(steps)]
+    return np.unique(np.searchsorted(steps, steps[places], side="right") - 1)
+
+
+def holds_since(judged: Callable[[int], object], steps: NDArray[np.int64]) -> int | None:
+    """The look since which a judgement has held, without a break, until now; ``None`` where it does not hold now.
+
+    ``judged(i)`` sees the values up to place ``i`` only. A healthy run costs one call.
+    """
+    end = len(steps) - 1
+    if end < 0 or not judged(end):
+        return None
+    since = None
+    for place in looks(steps)[::-1].tolist():
+        if place != end and not judged(place):
+            break
+        since = place
+    return since
+
+
+def block_medians(values: Array, size: int) -> Array:
+    """Medians of blocks of ``size`` values, the last of which ends with the newest; a rest at the start is left out."""
+    count = len(values) // size
+    return medians(values[len(values) - count * size :].reshape(count, size)) if count else np.empty(0)
 
 
 def rejected_steps(history: History) -> NDArray[np.int64]:
