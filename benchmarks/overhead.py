@@ -1,19 +1,24 @@
 """What watching costs: watched against bare steps, interleaved in one process, on three loads and a tiny one.
 
-    python benchmarks/overhead.py [--steps 300] [LOAD ...]
+    python benchmarks/overhead.py [--steps 300] [--arms bare,watch] [--memory] [--device cuda --block 20] [LOAD ...]
 
 Both sides start from one state and train on the same fresh batches, in turn, step by step, each step timed on its own.
-Denormals are flushed. Printed per load: the time of a bare step, then ratios to it (median over all pairs of steps, and
-the quartiles of the medians of ten blocks): bare against bare first, which is the noise of this machine, then
-`watch` with its defaults after its free allowance is used up, with everything on every step, a naive collector that
-calls `.item()` for each layer, and torch's own `clip_grad_norm_` as a yardstick.
+Denormals are flushed. Printed per load: the time of a bare step, then ratios to it (median over all pairs of steps,
+quartiles of the medians of ten parts of them, and the mean): bare against bare first, which is the noise of this
+machine, then `watch` with its defaults as in a run of 10,000 steps after its free allowance is used up, with everything on every
+step, a naive collector that calls `.item()` for each layer, W&B's `watch(log="all")` offline at its default frequency
+and at 1 (where wandb is installed), and torch's own `clip_grad_norm_` as a yardstick. `--memory` prints peak memory.
 """
 
 import argparse
-import copy
+import dataclasses
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,19 +101,19 @@ class Side:
     optimizer: torch.optim.Optimizer
     medic: Any = None
     before_step: Callable[[nn.Module], Any] | None = None
+    after_step: Callable[[Tensor], Any] | None = None
+    close: Callable[[], Any] | None = None
 
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """One training step; its seconds."""
-        start = time.perf_counter()
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """One training step."""
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.model(x), y)
         loss.backward()
         if self.before_step is not None:
             self.before_step(self.model)
         self.optimizer.step()
-        if self.medic is not None:
-            self.medic.log(loss)
-        return time.perf_counter() - start
+        if self.after_step is not None:
+            self.after_step(loss)
 
 
 def naive(model: nn.Module) -> list[float]:
@@ -126,71 +131,133 @@ def clip(model: nn.Module) -> Tensor:
     return nn.utils.clip_grad_norm_(model.parameters(), 1e9)
 
 
-def sides() -> Iterator[tuple[str, Callable[[Side], Side]]]:
-    """The arms that are held against the bare loop."""
-
-    def watched(settings: dict[str, Any]) -> Callable[[Side], Side]:
-        def make(side: Side) -> Side:
-            side.medic = trainmedic.watch(
-                side.model, side.optimizer, settings=settings, on_finding=lambda finding: None
-            )
-            side.medic._schedule.spent = Schedule.ALLOWANCE  # what is asked for is the price after the free allowance
-            return side
-
-        return make
-
-    def around(function: Callable[[nn.Module], Any]) -> Callable[[Side], Side]:
-        def make(side: Side) -> Side:
-            side.before_step = function
-            return side
-
-        return make
-
-    yield "bare against bare", lambda side: side
-    yield "watch, defaults", watched({})
-    yield "watch, every step", watched({"every": 1})
-    yield "naive .item()", around(naive)
-    yield "clip_grad_norm_", around(clip)
+def watched(side: Side, every: int | None) -> Side:
+    """Under the medic; without ``every`` as in a run of 10,000 steps whose free allowance is used up."""
+    settings = {"every": every} if every else {}
+    total = None if every else 10_000
+    side.medic = trainmedic.watch(
+        side.model, side.optimizer, settings=settings, total_steps=total, on_finding=lambda finding: None
+    )
+    side.medic._schedule.spent = Schedule.ALLOWANCE
+    side.after_step, side.close = side.medic.log, side.medic.close
+    return side
 
 
-def run(load: Load, make: Callable[[Side], Side], steps: int, warmup: int) -> tuple[float, list[float]]:
-    """Bare and other steps in turn; seconds of a bare step, and the ratio of each pair."""
+def wandb(side: Side, frequency: int) -> Side:
+    """Under ``wandb.watch(log="all")``, offline."""
+    import wandb as weights_and_biases
+
+    os.environ["WANDB_SILENT"] = "true"
+    run = weights_and_biases.init(mode="offline", dir=tempfile.mkdtemp(), project="overhead")
+    run.watch(side.model, log="all", log_freq=frequency)
+    side.after_step, side.close = lambda loss: run.log({"loss": loss.detach()}), run.finish
+    return side
+
+
+ARMS: dict[str, Callable[[Side], Side]] = {
+    "bare": lambda side: side,
+    "watch": lambda side: watched(side, None),
+    "watch, every step": lambda side: watched(side, 1),
+    "naive .item()": lambda side: dataclasses.replace(side, before_step=naive),
+    "W&B, every 1000th": lambda side: wandb(side, 1000),
+    "W&B, every step": lambda side: wandb(side, 1),
+    "clip_grad_norm_": lambda side: dataclasses.replace(side, before_step=clip),
+}
+"""What is held against the bare loop."""
+
+
+def side(load: Load, arm: str, device: str) -> Side:
+    """A fresh arm: every one from the same state."""
     torch.manual_seed(0)
-    model = load.model()
-    pair = [Side(m, torch.optim.Adam(m.parameters(), 1e-4)) for m in (model, copy.deepcopy(model))]
-    bare, other = pair[0], make(pair[1])
-    seconds, ratios = [], []
-    for i in range(warmup + steps):
-        x, y = load.batch()
-        first, second = (bare, other) if i % 2 else (other, bare)
-        times = {id(first): first.step(x, y), id(second): second.step(x, y)}
-        if i >= warmup:
-            seconds.append(times[id(bare)])
-            ratios.append(times[id(other)] / times[id(bare)])
-    if other.medic is not None:
-        other.medic.close()
-    return statistics.median(seconds), ratios
+    model = load.model().to(device)
+    return ARMS[arm](Side(model, torch.optim.Adam(model.parameters(), 1e-4)))
+
+
+def seconds(side: Side, batches: list[tuple[Tensor, Tensor]], device: str) -> float:
+    """Time of one step, over a block of them."""
+    start = time.perf_counter()
+    for x, y in batches:
+        side.step(x, y)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / len(batches)
+
+
+def ratios(load: Load, arm: str, steps: int, warmup: int, device: str, block: int) -> tuple[float, list[float]]:
+    """Blocks of steps of a bare arm and another one, in turn; seconds of a bare step, and the ratio of each pair."""
+    bare, other = side(load, "bare", device), side(load, arm, device)
+    times, found = [], []
+    for i in range((warmup + steps) // block):
+        batches = [tuple(part.to(device) for part in load.batch()) for _ in range(block)]
+        order = (bare, other) if i % 2 else (other, bare)
+        taken = {id(each): seconds(each, batches, device) for each in order}
+        if i >= warmup // block:
+            times.append(taken[id(bare)])
+            found.append(taken[id(other)] / taken[id(bare)])
+    if other.close is not None:
+        other.close()
+    return statistics.median(times), found
+
+
+def memory(name: str, arm: str, device: str) -> float:
+    """Peak memory of a process of its own that trains 60 steps, in bytes."""
+    code = (
+        f"import overhead, torch, resource; torch.set_num_threads(1); load = overhead.LOADS[{name!r}]\n"
+        f"side = overhead.side(load, {arm!r}, {device!r})\n"
+        f"for _ in range(60): side.step(*(part.to({device!r}) for part in load.batch()))\n"
+        f"cuda = torch.cuda.max_memory_allocated() if {device!r} == 'cuda' else 0\n"
+        "print(cuda or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    here = os.path.dirname(os.path.abspath(__file__))
+    # the same modules in memory on both sides: what the medic's own code takes does not grow with the model
+    modules = (
+        "import trainmedic.medic, scipy.stats; from trainmedic.diagnose.judge import catalogue; "
+        "from trainmedic.remedies.remedy import pharmacy; catalogue(); pharmacy()\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", modules + code], cwd=here, capture_output=True, text=True, check=True
+    )
+    return float(answer.stdout.split()[-1])
+
+
+def report(name: str, arm: str, arguments: argparse.Namespace) -> None:
+    """Measure one arm on one load and print a line."""
+    try:
+        bare, found = ratios(LOADS[name], arm, arguments.steps, arguments.warmup, arguments.device, arguments.block)
+    except ImportError as error:
+        print(f"{name:<5} {arm:<18} not measured: {error}", flush=True)
+        return
+    blocks = [statistics.median(found[i::10]) for i in range(10)]
+    low, _, high = statistics.quantiles(blocks, n=4)
+    print(
+        f"{name:<5} {1000 * bare:8.2f} ms  {arm:<18} {statistics.median(found):6.3f} x  ({low:.3f} to {high:.3f}; "
+        f"mean {statistics.fmean(found):.3f})",
+        flush=True,
+    )
 
 
 def main() -> None:
     """Read the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loads", nargs="*", help=f"of {', '.join(LOADS)} (default: all)")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--arms", default=",".join(ARMS), help="some of the arms, by commas (default: all)")
+    parser.add_argument("--steps", type=int, default=300, help="steps that are timed, on each side")
+    parser.add_argument("--warmup", type=int, default=80, help="steps before them")
+    parser.add_argument("--block", type=int, default=1, help="steps timed as one (on a GPU at least 20)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--memory", action="store_true", help="peak memory in place of time")
     arguments = parser.parse_args()
+    arms = [arm for arm in ARMS if arm in arguments.arms.split(",") or arguments.arms == ",".join(ARMS)]
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    for name in arguments.loads or LOADS:
-        for label, make in sides():
-            seconds, ratios = run(LOADS[name], make, arguments.steps, warmup=60)
-            blocks = [statistics.median(ratios[i::10]) for i in range(10)]
-            low, _, high = statistics.quantiles(blocks, n=4)
-            mean = statistics.fmean(ratios)
-            print(
-                f"{name:<5} {1000 * seconds:8.2f} ms  {label:<18} {statistics.median(ratios):6.3f} x"
-                f"  ({low:.3f} to {high:.3f}; mean {mean:.3f})",
-                flush=True,
-            )
+    for name in arguments.loads or list(LOADS):
+        bare = memory(name, "bare", arguments.device) if arguments.memory else 0.0
+        for arm in arms:
+            if not arguments.memory:
+                report(name, arm, arguments)
+            elif arm in ("bare", "watch", "watch, every step"):
+                held = memory(name, arm, arguments.device)
+                print(f"{name:<5} {bare / 1e6:8.1f} MB  {arm:<18} {held / bare:6.3f} x", flush=True)
 
 
 if __name__ == "__main__":
