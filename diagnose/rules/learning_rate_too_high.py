@@ -26,8 +26,8 @@ def _two(losses: list[float], first: list[float], second: list[float] | None = N
 class LearningRateTooHigh(Rule):
     """Single steps replace a large part of the weights, and the loss has not recovered from them.
 
-    Why it is bad: each step overshoots what its gradient can tell of; the loss bounces, climbs or
-    freezes at chance, and units die on the way.
+    Why it is bad: each step overshoots what its gradient can tell of; the loss bounces, climbs or freezes at chance,
+    and units die on the way.
     Usual causes: the rate of another optimizer (SGD's for Adam); a larger batch's rate; no warm-up; a schedule that
     climbs without end.
     Formula: u = |update| / |weight| that more than half of the weight matrices reach in a step. Either (1) u >= `large`
@@ -61,6 +61,7 @@ class LearningRateTooHigh(Rule):
         "dead-relu",
         "non-finite",
         "vanishing-gradient",
+        "saturated-activation",
     )
     advice: ClassVar[str] = (
         "Usually means that the learning rate is ten times or more too large for this optimizer. "

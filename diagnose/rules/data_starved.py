@@ -1,0 +1,106 @@
+"""TM701: the step waits for the loader."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.course import streak
+from trainmedic.history import History
+
+
+class DataStarved(Rule):
+    """A good part of the time goes by while the loop waits for its next batch.
+
+    Why it is bad: the model, and the device that it runs on, stand idle meanwhile; the run takes that much longer.
+    Usual causes: no worker processes; few workers for heavy transforms; files read one by one from a slow disk; batches
+    that are not pinned or not fetched ahead.
+    Formula: waiting time / step time, of all steps after the first epoch (`steps_per_epoch`; at most a tenth of
+    `total_steps`) and the first `warm_up` steps, above `share`, and so in at least half of the blocks of `block` steps,
+    of which there are `patience` or more; the mean wait of a step above `floor`.
+    Remedies: none that could be applied; more workers, fetching ahead.
+    Known limits: needs `medic.batches`, or a log that holds both times. With devices that work on their own the wait is
+    measured from when the loop asks, so what overlaps with them counts too.
+    Source: the limit above which TensorFlow's profiler calls a program highly input-bound is a fifth of the step.
+    """
+
+    code: ClassVar[str] = "TM701"
+    severity: ClassVar[Severity] = Severity.WARNING
+    root: ClassVar[Root] = Root.ARCHITECTURE
+    needs: ClassVar[tuple[str, ...]] = ("time/data", "time/step")
+    advice: ClassVar[str] = (
+        "Usually means that batches are made in the training process. "
+        "Do this: DataLoader(..., num_workers=4, persistent_workers=True, pin_memory=True), and add workers until the "
+        "wait is gone. Otherwise check (a) how long one sample takes: %timeit dataset[0]; (b) the disk: is the first "
+        "epoch slower than the second? (c) transforms that could run once, before training, or on the device."
+    )
+
+    share: float = Field(0.2, gt=0, lt=1, description="of the time, 0 to 1 (a fifth: highly input-bound)")
+    floor: float = Field(
+        0.002, ge=0, description="seconds a step (what a loader in the process itself takes to index and stack)"
+    )
+    block: int = Field(10, ge=1, description="steps (a few batches fetched ahead)")
+    warm_up: int = Field(10, ge=0, description="steps (workers start, caches fill)")
+    patience: int = Field(2, ge=1, description="blocks, at least (one may be another process's doing)")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        data, step = history.series("time/data"), history.series("time/step")
+        steps, first, second = np.intersect1d(data.steps, step.steps, return_indices=True)
+        waits, times = data.values[first], step.values[second]
+        with np.errstate(all="ignore"):
+            credible = np.isfinite(waits) & np.isfinite(times) & (waits >= 0) & (waits < times) & (times < 1e6)
+        credible &= steps >= history.first_step + self._start(history)
+        steps, waits, times = steps[credible], waits[credible], times[credible]
+        count = len(steps) // self.block
+        if count < self.patience:
+            return
+        waited = waits[: count * self.block].reshape(count, self.block).sum(axis=1)
+        taken = times[: count * self.block].reshape(count, self.block).sum(axis=1)
+        number = np.arange(1, count + 1)
+        shares = np.cumsum(waited) / np.cumsum(taken)
+        often = 2 * np.cumsum(waited > self.share * taken) >= number
+        floor = np.cumsum(waited) > self.floor * number * self.block
+        start = streak((shares > self.share) & often & floor & (number >= self.patience))
+        if start is None:
+            return
+        share, wait = float(shares[-1]), float(np.sum(waited) / (count * self.block))
+        yield self.finding(
+            step=steps[0],
+            detected_at=steps[(start + 1) * self.block - 1],
+            where=("time/data",),
+            message=f"{100 * share:.0f} % of the time goes by waiting for the loader, {1e3 * wait:.3g} ms a step: "
+            f"without it the run would be {1 / (1 - share):.2g} times as fast",
+            evidence=[
+                Evidence(name="time spent waiting for batches", value=100 * share, limit=100 * self.share, unit="%"),
+                Evidence(name="wait of a step", value=wait, limit=self.floor, unit="s"),
+            ],
+        )
+
+    def _start(self, history: History) -> int:
+        """Steps that do not count: in its first epoch a data set may be read for the first time."""
+        epoch, total = history.facts.get("steps_per_epoch"), history.facts.get("total_steps")
+        epoch = epoch if isinstance(epoch, int) else 0
+        return max(self.warm_up, min(epoch, total // 10) if isinstance(total, int) else epoch)
+
+    sick: ClassVar = (
+        History.of(time_step=[0.05] * 100, time_data=[0.03] * 100),
+        # four workers that cannot keep up: every fourth step waits
+        History.of(time_step=[0.02, 0.02, 0.02, 0.14] * 25, time_data=[0.0, 0.0, 0.0, 0.12] * 25),
+    )
+    healthy: ClassVar = (
+        History.of(time_step=[0.05] * 100, time_data=[0.002] * 100),
+        # the workers start with the first epoch and with the second
+        History.of(
+            time_step=[5.0] + [0.05] * 49 + [5.0] + [0.05] * 199, time_data=[4.9] + [0.001] * 49 + [4.9] + [0.001] * 199
+        ),
+        # a model so small that a loader in the process takes as long, and neither takes any time
+        History.of(time_step=[0.0009] * 100, time_data=[0.0005] * 100),
+        # the first epoch reads the files, later ones find them in memory
+        History.of(
+            time_step=[0.1] * 50 + [0.02] * 450,
+            time_data=[0.08] * 50 + [0.0005] * 450,
+            facts={"steps_per_epoch": 50, "total_steps": 500},
+        ),
+    )

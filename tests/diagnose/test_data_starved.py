@@ -1,0 +1,55 @@
+"""TM701 and its look-alikes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainmedic.diagnose import Finding
+from trainmedic.diagnose.rules.data_starved import DataStarved
+from trainmedic.history import History
+
+
+def look(data: Any, step: Any, **facts: Any) -> list[Finding]:
+    return list(DataStarved().check(History.of(time_data=list(data), time_step=list(step), facts=facts)))
+
+
+def test_half_of_the_time() -> None:
+    [finding] = look([0.05] * 100, [0.1] * 100)
+    assert (finding.step, finding.detected_at) == (10, 29)
+    assert finding.message == (
+        "50 % of the time goes by waiting for the loader, 50 ms a step: without it the run would be 2 times as fast"
+    )
+
+
+def test_workers_that_cannot_keep_up_wait_now_and_then() -> None:
+    step = [0.02, 0.02, 0.02, 0.2]
+    assert look([0.0, 0.0, 0.0, 0.18] * 20, step * 20)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.15])
+def test_a_little_is_healthy(share: float) -> None:
+    noise = np.exp(0.3 * np.random.default_rng(0).standard_normal(500))
+    assert look(share * 0.1 * noise, 0.1 * noise) == []
+
+
+def test_the_first_epoch_may_read_the_files() -> None:
+    data = [0.08] * 50 + [0.001] * 950
+    step = [0.1] * 50 + [0.02] * 950
+    for until in range(20, 1_000, 20):
+        assert look(data[:until], step[:until], steps_per_epoch=50, total_steps=1_000) == []
+
+
+def test_tiny_steps_are_not_worth_it() -> None:
+    assert look([0.0006] * 200, [0.001] * 200) == []
+
+
+def test_one_long_pause_is_no_lasting_state() -> None:
+    assert look([0.001] * 50 + [60.0] + [0.001] * 200, [0.05] * 50 + [60.05] + [0.05] * 200) == []
+
+
+def test_times_of_other_steps_are_not_compared() -> None:
+    history = History()
+    history.add_series("time/data", range(0, 200, 2), [0.05] * 100)
+    history.add_series("time/step", range(1, 200, 2), [0.1] * 100)
+    assert list(DataStarved().check(history)) == []
