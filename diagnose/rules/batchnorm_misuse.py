@@ -76,7 +76,13 @@ class BatchnormMisuse(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("batchnorm_training",)
-    explains: ClassVar[tuple[str, ...]] = ("overfitting",)
+    explains: ClassVar[tuple[str, ...]] = (
+        "not-learning",
+        "overfitting",
+        "slow-convergence",
+        "underfitting",
+        "validation-mismatch",
+    )
     advice: ClassVar[str] = (
         "Usually means that model.eval() was called for the validation and model.train() was not called after it. "
         "Do this: call model.train() at the start of every epoch. Otherwise check (a) the batch size: below 8, use "

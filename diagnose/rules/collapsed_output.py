@@ -42,6 +42,11 @@ class CollapsedOutput(Rule):
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("output/batch_std",)
     remedies: ClassVar[tuple[str, ...]] = ("reinitialize", "lower-learning-rate")
+    explains: ClassVar[tuple[str, ...]] = (
+        "not-learning",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means a last activation that cannot vary (softmax over one output, a dead rectifier), or a step that "
         "was far too large. "

@@ -53,7 +53,13 @@ class FrozenLayer(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("gradient_norm",)
-    explains: ClassVar[tuple[str, ...]] = ("vanishing-gradient",)
+    explains: ClassVar[tuple[str, ...]] = (
+        "learning-rate-too-low",
+        "not-learning",
+        "slow-convergence",
+        "underfitting",
+        "vanishing-gradient",
+    )
     advice: ClassVar[str] = (
         "Usually means that the way back is cut: .detach(), .data, .numpy() or torch.no_grad() in forward. "
         "Do this: look at what the first layer with a gradient takes: it must have a grad_fn, and take the cut out. "

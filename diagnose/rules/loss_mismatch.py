@@ -66,8 +66,15 @@ class LossMismatch(Rule):
     explains: ClassVar[tuple[str, ...]] = (
         "collapsed-output",
         "dead-relu",
+        "divergence",
         "exploding-gradient",
+        "learning-rate-too-high",
+        "learning-rate-too-low",
         "non-finite",
+        "not-learning",
+        "saturated-activation",
+        "slow-convergence",
+        "underfitting",
         "vanishing-gradient",
     )
     advice: ClassVar[str] = (

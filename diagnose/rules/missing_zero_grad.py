@@ -43,7 +43,19 @@ class MissingZeroGrad(Rule):
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("gradient/carried",)
     remedies: ClassVar[tuple[str, ...]] = ("zero-gradients",)
-    explains: ClassVar[tuple[str, ...]] = ("dead-relu", "exploding-gradient", "non-finite")
+    explains: ClassVar[tuple[str, ...]] = (
+        "collapsed-output",
+        "dead-relu",
+        "divergence",
+        "exploding-gradient",
+        "learning-rate-too-high",
+        "loss-spike",
+        "non-finite",
+        "not-learning",
+        "saturated-activation",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means that optimizer.zero_grad() is missing from the loop. "
         "Do this: call optimizer.zero_grad() once per step, before loss.backward(). Otherwise check (a) that the "

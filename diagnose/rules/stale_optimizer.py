@@ -51,7 +51,15 @@ class StaleOptimizer(Rule):
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("gradient_norm",)
     remedies: ClassVar[tuple[str, ...]] = ("adopt-parameters",)
-    explains: ClassVar[tuple[str, ...]] = ("exploding-gradient", "vanishing-gradient")
+    explains: ClassVar[tuple[str, ...]] = (
+        "exploding-gradient",
+        "frozen-layer",
+        "learning-rate-too-low",
+        "not-learning",
+        "slow-convergence",
+        "underfitting",
+        "vanishing-gradient",
+    )
     advice: ClassVar[str] = (
         "Usually means that the optimizer was made before the model was finished. "
         "Do this: make the optimizer after the last change of the model, or call optimizer.add_param_group. "

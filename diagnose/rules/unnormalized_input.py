@@ -9,7 +9,7 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.learnt import ABSOLUTES, SPAN, SQUARES, chance, learnt, level, skill
 from trainmedic.diagnose.robust import median
-from trainmedic.history import History, Layer
+from trainmedic.history import History, Layer, Series
 
 
 def _fed(
@@ -48,8 +48,9 @@ class UnnormalizedInput(Rule):
     neither the first layer nor the one after it normalises; or, for squared and absolute errors, |mean| + standard
     deviation of the targets is above `far`; and the run was no better than who knows the targets' distribution (loss
     against their entropy or variance, accuracy against the commonest class: less than `chance_level` learnt) for its
-    first `steps` steps and for `lost` of all (of those so far, where the total is not known). Silent once `works` of
-    the task has been learnt. An error where the first loss was `harm` times that of chance, or nothing is learnt still.
+    first `steps` steps and for `lost` of all (of those so far, where the total is not known), and for as long again if
+    at its pace it would have been there by then. Silent once `works` of the task has been learnt. An error where the
+    first loss was `harm` times that of chance, or nothing is learnt still.
     Remedies: normalize-inputs, insert-batchnorm.
     Known limits: needs a live run of a loss that is a mean, or of classes. Sparse and one-hot inputs have small
     features and no large ones: only the largest is looked at. What learns all the same is left alone.
@@ -63,10 +64,19 @@ class UnnormalizedInput(Rule):
     needs: ClassVar[tuple[str, ...]] = ("input/feature_scale_max|target/std", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = ("normalize-inputs", "insert-batchnorm")
     explains: ClassVar[tuple[str, ...]] = (
+        "bad-initialization",
         "collapsed-output",
         "dead-relu",
+        "divergence",
         "exploding-gradient",
+        "learning-rate-too-high",
+        "learning-rate-too-low",
+        "loss-spike",
         "non-finite",
+        "not-learning",
+        "saturated-activation",
+        "slow-convergence",
+        "underfitting",
         "vanishing-gradient",
     )
     advice: ClassVar[str] = (
@@ -157,10 +167,21 @@ class UnnormalizedInput(Rule):
         last = int(history.series("train/loss").steps[-1])
         total = history.facts.get("total_steps")
         length = total if isinstance(total, int) and total > 0 else last - begin + 1
-        limit = begin + max(self.steps, int(self.lost * length)) + SPAN  # the median looks back
-        if min(better, default=last + 1) <= limit or last < limit:
-            return None
-        return int(next(step for step in history.series("train/loss").steps if step >= limit))
+        granted = max(self.steps, int(self.lost * length)) + SPAN  # the median looks back
+        for limit in (begin + granted, begin + 2 * granted):
+            if min(better, default=last + 1) <= limit or last < limit:
+                return None
+            if limit > begin + granted or not any(self._arrives(teller, begin, limit) for teller in tellers):
+                return int(next(step for step in history.series("train/loss").steps if step >= limit))
+        return None
+
+    def _arrives(self, told: Series, begin: int, limit: int) -> bool:
+        """Whether, at the pace of the second half of the time until ``limit``, it comes there in as much time again."""
+        middle, end = (int(np.searchsorted(told.steps, step)) for step in ((begin + limit) // 2, limit))
+        if end >= len(told.steps):
+            return False
+        now = float(told.values[end])
+        return now + 2 * (now - float(told.values[middle])) > self.chance_level
 
     def _first_loss(self, history: History) -> float:
         """The first losses over that of chance; NaN where that is not known."""
@@ -173,11 +194,11 @@ class UnnormalizedInput(Rule):
         _fed(1.0, list(np.linspace(3e4, 6e3, 200)), target=(150.0, 75.0)),
     )
     healthy: ClassVar = (
-        _fed(1.2, [1.0] * 200),
-        _fed(1e4, [1.0] * 200, first="BatchNorm1d"),
+        _fed(1.2, list(np.linspace(1.2, 0.6, 200))),
+        _fed(1e4, list(np.linspace(1.2, 0.6, 200)), first="BatchNorm1d"),
         _fed(255.0, list(np.geomspace(3.0, 0.1, 200))),  # it learns all the same
-        _fed(1.0, [1.0] * 200, usual=0.01),  # rare words, one-hot
-        _fed(1.0, list(np.geomspace(3e4, 1e3, 60)) + [1e3] * 140, target=(150.0, 75.0)),
+        _fed(1.0, list(np.linspace(1.2, 0.6, 200)), usual=0.01),  # rare words, one-hot
+        _fed(1.0, [*np.geomspace(3e4, 1e3, 60), *[1e3] * 140], target=(150.0, 75.0)),
         _fed(1e4, [1e6] * 30),  # too early to tell
     )
 

@@ -1,0 +1,184 @@
+"""TM504: training and validation do not measure the same thing."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule
+from trainmedic.diagnose.learnt import BINARY, SQUARES, chance, learnt, shares, skill
+from trainmedic.diagnose.robust import Array, median
+from trainmedic.history import History, Series
+
+
+def _apart(
+    losses: Sequence[float], accuracies: Sequence[float] = (), *, train: float = 0.2, loss: str = "CrossEntropyLoss"
+) -> History:
+    """An example: ten classes (or targets of variance 1) learnt down to ``train``, validated ever 10 steps."""
+    count = 10 * len(losses)
+    start = float(np.log(10)) if loss == "CrossEntropyLoss" else 1.0
+    history = History.of(
+        train_loss=[*np.linspace(start, train, 40), *[train] * (count - 40)],
+        target_std=[1.0] * count,
+        facts={"loss": loss, "reduction": "mean", "classes": 10, "total_steps": count},
+    )
+    history.add_series("validation/loss", range(9, count, 10), losses)
+    if accuracies:
+        history.add_series("validation/accuracy", range(9, count, 10), accuracies)
+    return history
+
+
+class ValidationMismatch(Rule):
+    """Training has learnt its task, and validation has never known anything of it.
+
+    Why it is bad: one of the two is not what it is taken for, so that nothing that validation says can be trusted.
+    Usual causes: validation is not normalised, or in another way; its labels come from another file, order or encoding;
+    the target leaks into the training inputs; training labels were shuffled, and learnt by heart.
+    Formula: at least `learns` of the training task has been learnt (loss against the entropy of the labels or the
+    variance of the targets), and in at least `evaluations` evaluations, over at least `share` of the run, the best
+    validation loss was above `level` of that of chance (all classes alike, or the variance), and the best accuracy,
+    where it is known, less than `skilled` of the way from the commonest class to 1. Or, of squared errors: nearly all
+    of the task has been learnt (`nearly`), and the last three validation losses are above `unrelated` times the
+    variance of the targets: predictions of that spread which have nothing to do with the targets err by twice it.
+    Remedies: none that can be applied; make validation go through the same steps as training.
+    Known limits: needs a live run that knows targets or classes: from curves alone a mismatch cannot be told from
+    overfitting, or from a validation loss that is defined differently.
+    Source: Var(a - b) = Var(a) + Var(b) of independent quantities; leakage: Kapoor and Narayanan 2023, Patterns 4(9).
+    """
+
+    code: ClassVar[str] = "TM504"
+    root: ClassVar[Root] = Root.DATA
+    needs: ClassVar[tuple[str, ...]] = ("train/loss",)
+    explains: ClassVar[tuple[str, ...]] = ("overfitting",)
+    advice: ClassVar[str] = (
+        "Usually means that validation samples are prepared differently, or that their labels do not belong to them. "
+        "Do this: put one training batch through the code of the validation; its loss must be that of training. "
+        "Otherwise check (a) the scale of both: train_x.mean(), train_x.std(), val_x.mean(), val_x.std(); (b) a few "
+        "validation samples beside their labels, by eye; (c) for a leak: train on one input feature at a time, and "
+        "look for one that predicts the target alone."
+    )
+
+    learns: float = Field(0.5, gt=0, le=1, description="share of the training task that is learnt (half of it)")
+    evaluations: int = Field(4, ge=2, description="evaluations (running statistics may need a few)")
+    share: float = Field(0.1, ge=0, lt=1, description="share of the run that has passed (a tenth, where it is known)")
+    level: float = Field(
+        0.95, gt=0, description="best validation loss over that of who knows nothing of the inputs (5 % is noise)"
+    )
+    skilled: float = Field(
+        0.1, gt=0, lt=1, description="share of the way from the commonest class to 1 (a tenth is not nothing)"
+    )
+    nearly: float = Field(
+        0.9, gt=0, le=1, description="share of the training task, where a leak gives all (nine tenths)"
+    )
+    unrelated: float = Field(
+        1.9, gt=1, description="validation loss over the variance of targets (2, less 5 % for noise)"
+    )
+
+    def unmet(self, history: History) -> str | None:
+        """Needs validation, and to know what chance would score."""
+        if (reason := super().unmet(history)) is not None:
+            return reason
+        if not _validations(history):
+            return "no validation loss in this history"
+        return None if chance(history) > 0 else "what chance would score is not known"
+
+    def check(self, history: History) -> Iterator[Finding]:
+        knows = learnt(history)
+        if not knows > self.learns:
+            return
+        guess = chance(history)
+        for name in _validations(history):
+            steps, losses = history.series(name)
+            finite = np.isfinite(losses)
+            seen = Series(steps[finite], losses[finite])
+            found = self._ignorant(history, name, seen, guess)
+            if found is None and knows > self.nearly and history.facts.get("loss") in SQUARES:
+                found = self._unrelated(history, seen, guess)
+            if found is None:
+                continue
+            detected, value, limit, what = found
+            yield self.finding(
+                step=min(int(seen.steps[0]), detected),
+                detected_at=detected,
+                where=[name],
+                message=f"{100 * knows:.0f} % of the training task is learnt, but {name} {what}",
+                evidence=[
+                    Evidence(name=f"{name} over that of chance", value=value, limit=limit),
+                    Evidence(name="learnt in training", value=100 * knows, limit=100 * self.learns, unit="%"),
+                ],
+            )
+
+    def _ignorant(
+        self, history: History, name: str, seen: Series, guess: float
+    ) -> tuple[int, float, float, str] | None:
+        """Validation that was at the level of chance all the time."""
+        guess = max(guess, _uniform(history))
+        if len(seen.values) < self.evaluations or not seen.values.min() > self.level * guess:
+            return None
+        accuracy = name.removesuffix("loss") + "accuracy"
+        if accuracy in history:
+            commonest = _commonest(history)
+            best = float(np.nanmax(np.nan_to_num(history.series(accuracy).values)))
+            if not best < commonest + self.skilled * (1 - commonest):
+                return None
+        since = history.first_step + self.share * float(history.facts.get("total_steps") or 0)
+        late = seen.steps[self.evaluations - 1 :]
+        late = late[(late >= since) & (late >= self._learnt_by(history, self.learns))]
+        if not len(late):
+            return None
+        value = float(seen.values.min()) / guess
+        return int(late[0]), value, self.level, f"has never been better than chance: {value:.3g} times its loss at best"
+
+    def _unrelated(self, history: History, seen: Series, guess: float) -> tuple[int, float, float, str] | None:
+        """Predictions that have nothing to do with the targets any more."""
+        count = len(seen.values)
+        if count < self.evaluations or not (seen.values[-3:] > self.unrelated * guess).all():
+            return None
+        bad = seen.values > self.unrelated * guess
+        good = np.flatnonzero(~bad)
+        since = min((int(good[-1]) + 1 if len(good) else 0) + 2, count - 1)
+        value = median(seen.values[-3:]) / guess
+        detected = max(int(seen.steps[max(since, self.evaluations - 1)]), self._learnt_by(history, self.nearly))
+        what = f"is {value:.3g} times what always naming the mean would make"
+        return min(detected, history.last_step), value, self.unrelated, what
+
+    def _learnt_by(self, history: History, limit: float) -> int:
+        """The step since which so much of the training task has been learnt."""
+        known = []
+        for steps, values in skill(history):
+            below = np.flatnonzero(~(values > limit))
+            since = int(below[-1]) + 1 if len(below) else 0
+            known += [int(steps[since])] if since < len(steps) else []
+        return min(known, default=history.last_step)
+
+    sick: ClassVar = (
+        _apart([2.4, 3.0, 3.5, 4.0, 4.5, 5.0, 5.2, 5.3], [0.11, 0.1, 0.1, 0.11, 0.1, 0.1, 0.1, 0.1]),
+        _apart([1.0, 0.7, 0.8, 1.5, 2.0, 2.1, 2.1, 2.1], train=0.01, loss="MSELoss"),
+    )
+    healthy: ClassVar = (
+        _apart([1.5, 1.0, 0.6, 0.4, 0.3, 0.3, 0.3, 0.3]),
+        _apart([2.4, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0], [0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]),  # sure and wrong
+        _apart([1.0, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], train=0.01, loss="MSELoss"),  # little that is general
+        _apart([2.3, 2.2, 2.1, 2.0, 2.0, 1.9, 1.9, 1.9], train=1.6),  # little is learnt, in both
+    )
+
+
+def _validations(history: History) -> list[str]:
+    return [name for name in history.names() if name.startswith("validation/") and name.endswith("/loss")]
+
+
+def _uniform(history: History) -> float:
+    """The cross-entropy of who takes all classes for equally likely; 0 of other losses.
+
+    A run that has learnt how common its classes are knows something that may hold for validation.
+    """
+    classes = 2 if history.facts.get("loss") in BINARY else history.facts.get("classes")
+    return float(np.log(classes)) if isinstance(classes, int) and classes > 1 else 0.0
+
+
+def _commonest(history: History) -> float:
+    """The largest share of a class among the labels."""
+    classes = history.facts.get("classes")
+    given: Array = np.array([*shares(history).values()])
+    return max(1 / classes if isinstance(classes, int) and classes > 0 else 0.5, float(given.max(initial=0.0)))
