@@ -163,6 +163,20 @@ def update_size(history: History, until: float = math.inf) -> float | None:
     return float(np.median(moving)) if moving.size else None
 
 
+def never_moved_by(history: History, limit: float, until: float = math.inf) -> bool:
+    """Whether |update| / |weight| stayed below ``limit`` in nine of ten measured steps; False where it is not known."""
+    if "update_ratio" not in history:
+        return False
+    table = history.layers("update_ratio")
+    layers = history.architecture
+    columns = [i for i, name in enumerate(table.layers) if name in layers and len(layers[name].shape) >= 2]
+    rows = int(np.searchsorted(table.steps, until, side="right"))
+    sizes = table.values[:rows][:, columns].astype(np.float64)
+    each = medians(np.where(sizes > 0, sizes, np.nan)) if columns else np.empty(0)
+    each = each[np.isfinite(each)]
+    return bool(len(each)) and float(np.quantile(each, 0.9)) < limit
+
+
 def share_done(history: History, step: float) -> float | None:
     """Which share of its steps a run has done; ``None`` where its length is not known."""
     total = history.facts.get("total_steps")
@@ -252,3 +266,53 @@ def medians(rows: Array) -> Array:
 def median(values: Array) -> float:
     """The median of the finite values, NaN if there are none."""
     return float(medians(values[None, :])[0]) if len(values) else float("nan")
+
+
+def gone(curve: Array) -> tuple[float, float]:
+    """What a curve has come down by from the third to the last quarter of it, and the standard error of that.
+
+    Medians, and the standard error by the larger of the noise of neighbours and the spread of ten blocks around the
+    medians, so that noise which lasts from value to value does not look like progress.
+    """
+    quarter = max(1, len(curve) // 4)
+    third, last = curve[-2 * quarter : -quarter], curve[-quarter:]
+    if len(curve) < 8:
+        return 0.0, math.inf
+    by_values = 1.25 * noise(curve[-2 * quarter :]) * (2 / quarter) ** 0.5
+    parts = [block_medians(part, max(1, len(part) // 5)) for part in (third, last)]
+    by_blocks = float(np.hypot(*(np.std(part, ddof=1) / len(part) ** 0.5 for part in parts)))
+    return median(third) - median(last), max(by_values, by_blocks)
+
+
+def correct_by_chance(history: History, until: float) -> float:
+    """Accuracy of always naming the commonest class, 0 to 1; NaN where labels were not counted."""
+    shares = label_shares(history, until)
+    return float(shares.max()) if shares is not None and len(shares) else float("nan")
+
+
+def newest(history: History, name: str, until: float, share: float = 0.5) -> Array:
+    """The newer ``share`` of the finite values of a series up to a step; empty where there is none."""
+    if name not in history:
+        return np.empty(0)
+    steps, values = history.series(name)
+    values = values[: int(np.searchsorted(steps, until, side="right"))]
+    return np.asarray(values[int(len(values) * (1 - share)) :][np.isfinite(values[int(len(values) * (1 - share)) :])])
+
+
+def beats_chance(history: History, until: float, *, trained: bool = True) -> bool:
+    """Whether the accuracy, in training or on data apart, lies above that of the commonest class beyond doubt.
+
+    Five standard errors; where it is not known of how many samples, five hundredths. ``trained=False``
+    leaves the training's own out: samples can be learnt by heart. False where no accuracy is known.
+    """
+    chance = correct_by_chance(history, until)
+    if not math.isfinite(chance):
+        return False
+    own = newest(history, "output/accuracy", until)
+    size = history.facts.get("batch_size", 1)
+    samples = min(size, 256) * len(own) if isinstance(size, int) and size > 0 else len(own)
+    doubt = 5 * (chance * (1 - chance) / max(1, samples)) ** 0.5
+    if trained and len(own) and float(own.mean()) > chance + doubt:
+        return True
+    apart = newest(history, "validation/accuracy", until, share=0.25)
+    return bool(len(apart)) and float(apart.mean()) > chance + 0.05
