@@ -10,6 +10,7 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import Course, gains, matrices, moved, several, streak
 from trainmedic.diagnose.robust import Array, median
+from trainmedic.diagnose.rules.noisy_gradient import NoisyGradient
 from trainmedic.history import History, Layer
 
 
@@ -34,9 +35,10 @@ class LearningRateTooHigh(Rule):
     in `replacing` steps, one of them with u >= `torn`, the matrices are of at least the `size` of usual laws then, and
     `wait` losses later the loss has come down by less than `works` of its first level; or (2) u >= `fast` in
     `fast_steps` steps, most matrices have not shrunk to less than `shrunk`, and `wait` losses later the loss has come
-    down by less than `learnt`; or (3) it is not finite after one torn step or `replacing` large ones. Held back where
-    these steps came out of a calm run (a median of u before them below `calm`, over `early` measured steps or more):
-    that is a bad batch.
+    down by less than `learnt`; or (3) it is not finite after one torn step or `replacing` large ones. Or (4) batches
+    are large enough, and more than `held_up` of a loss that has come to rest is the noise of the steps themselves (see
+    noisy-gradient). Held back where these steps came out of a calm run (a median of u before them below `calm`, over
+    `early` measured steps or more): that is a bad batch.
     Remedies: lower-learning-rate, find-learning-rate, warm-up, schedule-learning-rate, rewind.
     Known limits: rates that are a few times too large still train, only worse, and are not told; neither are runs with
     several models or optimizers, LBFGS, and logs without updates (a curve alone does not tell the cause).
@@ -62,6 +64,7 @@ class LearningRateTooHigh(Rule):
         "non-finite",
         "vanishing-gradient",
         "saturated-activation",
+        "noisy-gradient",
     )
     advice: ClassVar[str] = (
         "Usually means that the learning rate is ten times or more too large for this optimizer. "
@@ -90,6 +93,9 @@ class LearningRateTooHigh(Rule):
     wait: int = Field(30, ge=1, description="losses after these steps (a catapult settles in a few dozen)")
     shrunk: float = Field(
         0.5, ge=0, lt=1, description="weight norm over its first, 0 to 1 (decay makes steps look large)"
+    )
+    held_up: float = Field(
+        0.2, gt=0, description="share of the loss, 0 to 1 (a fifth; healthy runs that have come to rest are below 0.03)"
     )
     calm: float = Field(0.01, gt=0, description="|update| / |weight|, a ratio (ten times the usual)")
     early: int = Field(30, ge=1, description="measured steps (before that no step is out of the ordinary)")
@@ -122,6 +128,27 @@ class LearningRateTooHigh(Rule):
         start = streak(sick)
         if start is not None:
             yield self._told(course, steps, updates, min(begun), start, bool(learnt[-1]))
+        else:
+            yield from self._held_up(history)
+
+    def _held_up(self, history: History) -> Iterator[Finding]:
+        """A loss that stands still only because of how far each step goes, with batches that are large enough."""
+        batch, parts = history.facts.get("batch_size"), history.facts.get("accumulation", 1)
+        noisy = NoisyGradient()
+        if not isinstance(batch, int) or not isinstance(parts, int) or batch * parts <= noisy.batch:
+            return
+        rest = noisy.rest(history)
+        if rest is not None and rest.share > self.held_up:
+            yield self.finding(
+                step=rest.step,
+                detected_at=rest.detected_at,
+                where=("gradient/norm",),
+                severity=Severity.WARNING,
+                message=f"the loss has stopped at {rest.level:.3g}, and steps of this size hold up about "
+                f"{100 * min(rest.share, 1.0):.0f} % of it: the rate was never lowered",
+                evidence=noisy.told(rest),
+                confidence=0.7,
+            )
 
     def _out_of_calm(self, steps: NDArray[np.int64], updates: Array, step: int) -> bool:
         before = updates[steps < step]

@@ -1,0 +1,181 @@
+"""TM603: the learning rate reaches its end long before the run does, or never gets off the ground."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.course import Course, several, streak
+from trainmedic.diagnose.robust import Array
+from trainmedic.history import History
+
+
+def _run(losses: list[float], rates: list[float], **facts: Any) -> History:
+    return History.of(train_loss=losses, optimizer_learning_rate=rates, facts={"total_steps": 400, **facts})
+
+
+class SchedulerMisuse(Rule):
+    """The schedule and the run do not fit: the rate has died early, is exactly zero, or is still on its way up late.
+
+    Why it is bad: all steps after the rate has died are wasted, and so are those before it has risen.
+    Usual causes: scheduler.step() after each batch where the schedule counts epochs, or the other way round; T_max or
+    total_steps of another run; a warm-up that starts at zero and is stepped once per epoch.
+    Formula: (1) the rate is at most `dead` of its peak and has been since a share of at most `early` of the run, for
+    longer than it took to get there and for `wait` of the run, while the loss, which was still coming down by `falling`
+    of its first level over the second half of that time or has not come down by `little` at all, has come down by less
+    than `works`. (2) The rate of all groups has been exactly zero since the start, for `idle` of the run and
+    `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of the run. The run is `total_steps`
+    long; where that is not known, (1) takes the run so far, and nothing is told of (2) and (3): logs round small rates
+    to zero.
+    Remedies: schedule-learning-rate, raise-learning-rate.
+    Known limits: silent on rates lowered at plateaus (ReduceLROnPlateau), and on schedules that are a few times too
+    short. A schedule that is lowered to next to nothing on purpose for most of the run looks the same.
+    Source: PyTorch's documentation of torch.optim.lr_scheduler: a schedule counts calls of step(), whatever they stand
+    for.
+    """
+
+    code: ClassVar[str] = "TM603"
+    severity: ClassVar[Severity] = Severity.WARNING
+    root: ClassVar[Root] = Root.WIRING
+    needs: ClassVar[tuple[str, ...]] = ("optimizer/learning_rate", "train/loss")
+    remedies: ClassVar[tuple[str, ...]] = ("schedule-learning-rate", "raise-learning-rate")
+    explains: ClassVar[tuple[str, ...]] = ("learning-rate-too-low",)
+    advice: ClassVar[str] = (
+        "Usually means that scheduler.step() is called for each batch of a schedule that counts epochs, or the other "
+        "way round. Do this: give the schedule the number of its own calls, epochs * len(loader) if it is stepped per "
+        "batch, epochs otherwise. Otherwise check (a) print(scheduler.get_last_lr()) at the end of each epoch; "
+        "(b) T_max, step_size, total_steps: of which run are they? (c) a warm-up of zero: LambdaLR(lambda step: "
+        "min(1, (step + 1) / n))."
+    )
+
+    dead: float = Field(
+        0.01, gt=0, lt=1, description="rate over its peak, 0 to 1 (two decades: no schedule trains there)"
+    )
+    early: float = Field(0.25, gt=0, lt=1, description="share of the run, 0 to 1 (three quarters are wasted)")
+    wait: float = Field(0.1, ge=0, lt=1, description="share of the run, 0 to 1 (longer than restarts stay down)")
+    falling: float = Field(
+        0.05, gt=0, lt=1, description="share of the first loss, 0 to 1 (well above noise of its level)"
+    )
+    little: float = Field(0.3, gt=0, lt=1, description="share of the first loss, 0 to 1 (the task is not learnt)")
+    works: float = Field(0.9, gt=0, le=1, description="share of the first loss, 0 to 1 (no more rate is needed)")
+    idle: float = Field(
+        0.05, gt=0, lt=1, description="share of the run, 0 to 1 (a warm-up from zero leaves it at once)"
+    )
+    idle_steps: int = Field(20, ge=2, description="steps (a scaler that searches may hold the schedule back)")
+    late: float = Field(0.6, gt=0, lt=1, description="share of the run, 0 to 1 (a cycle turns at 0.3, at 0.5 at most)")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        at, rates = history.series("optimizer/learning_rate")
+        known = np.isfinite(rates) & (rates >= 0)
+        steps, rates = at[known].astype(np.float64) - history.first_step, rates[known]
+        course = Course(history)
+        if len(rates) < 10 or not len(course) or several(history):
+            return
+        given = history.facts.get("total_steps")
+        total = float(given) if isinstance(given, int) and given > 0 else float("nan")
+        found = self._zero(history, steps, rates, total) or self._late(history, steps, rates, total)
+        found = found or self._dead(history, course, steps, rates, total)
+        if found is None:
+            return
+        onset, detected, message, evidence = found
+        yield self.finding(
+            step=int(onset) + history.first_step,
+            detected_at=int(detected) + history.first_step,
+            where=("optimizer/learning_rate",),
+            message=message,
+            evidence=[evidence],
+        )
+
+    def _zero(
+        self, history: History, steps: Array, rates: Array, total: float
+    ) -> tuple[float, float, str, Evidence] | None:
+        others = [name for name in history.names() if name.startswith("optimizer/learning_rate/")]
+        if not total > 0 or rates[0] > 0 or any((history.series(name).values > 0).any() for name in others):
+            return None
+        up = np.flatnonzero(rates > 0)
+        least = max(float(self.idle_steps), self.idle * total)
+        end = steps[up[0]] if len(up) else steps[-1] + 1
+        if end - steps[0] < least:
+            return None
+        detected = steps[np.searchsorted(steps, steps[0] + least - 1)]
+        message = f"the learning rate was exactly zero for the first {end - steps[0]:.0f} steps"
+        return steps[0], detected, message, Evidence(name="steps at a rate of zero", value=end - steps[0], limit=least)
+
+    def _late(
+        self, history: History, steps: Array, rates: Array, total: float
+    ) -> tuple[float, float, str, Evidence] | None:
+        if history.facts.get("scheduler") != "OneCycleLR" or not total > 0:
+            return None
+        passed = np.flatnonzero(steps >= self.late * total)
+        if not len(passed) or not rates[-1] >= rates.max() or not rates[-1] > rates[0]:
+            return None
+        share = float(steps[-1] / total)
+        message = f"after {100 * share:.0f} % of the run the one-cycle schedule is still on its way up"
+        evidence = Evidence(name="share of the run without a turn", value=100 * share, limit=100 * self.late, unit="%")
+        return steps[0], steps[passed[0]], message, evidence
+
+    def _dead(
+        self, history: History, course: Course, steps: Array, rates: Array, total: float
+    ) -> tuple[float, float, str, Evidence] | None:
+        if history.facts.get("scheduler") == "ReduceLROnPlateau":
+            return None
+        alive = np.flatnonzero(rates > 1.001 * self.dead * np.maximum.accumulate(rates))
+        died = int(alive[-1]) + 1 if len(alive) else 0
+        if not 0 < died < len(rates):
+            return None
+        end = float(steps[died] - steps[0])
+        moments = course.steps - history.first_step - float(steps[0])
+        length = np.full(len(moments), total) if total == total else moments
+        halfway, then = (_progress(course, history.first_step + steps[0] + at) for at in (end / 2, end))
+        was_falling = not then - halfway < self.falling
+        sick = (end <= self.early * length) & (moments - end >= np.maximum(end, self.wait * length))
+        sick &= (course.progress < self.works) & (was_falling | (course.progress < self.little))
+        start = streak(np.asarray(sick))
+        if start is None:
+            return None
+        share = 100 * end / float(length[-1])
+        message = (
+            f"the learning rate fell to {rates[died] / rates.max():.2g} of its peak after {share:.2g} % of the run, "
+            f"and the loss has stood at {course.level[-1]:.3g} since, from {course.start:.3g}"
+        )
+        evidence = Evidence(name="share of the run with a rate", value=share, limit=100 * self.early, unit="%")
+        return steps[died], course.steps[start] - history.first_step, message, evidence
+
+    sick: ClassVar = (
+        # halved every fourth batch
+        _run([2.3 - 0.002 * min(i, 20) for i in range(400)], [0.02 * 0.5 ** (i // 4) for i in range(400)]),
+        # a cosine that ends after a twentieth
+        _run([1.0 - 0.02 * min(i, 20) for i in range(400)], [0.003 * max(0.0, 1 - i / 20) for i in range(400)]),
+        # a warm-up from zero, stepped once per epoch
+        _run([2.3] * 100 + [2.0] * 300, [1e-3 * (i // 100) for i in range(400)]),
+        # a cycle that counts batches, stepped once per epoch
+        _run(
+            [2.3 - 0.001 * i for i in range(400)], [4e-4 + 1e-5 * (i // 40) for i in range(400)], scheduler="OneCycleLR"
+        ),
+    )
+    healthy: ClassVar = (
+        _run(
+            [2.3 * 0.99**i for i in range(400)], [0.01 * 0.5 * (1 + float(np.cos(np.pi * i / 400))) for i in range(400)]
+        ),
+        # a task that is learnt early, and a rate that is lowered then
+        _run([2.3 * 0.9 ** min(i, 60) for i in range(400)], [0.1 * 0.9**i for i in range(400)]),
+        # warm restarts
+        _run([2.3 * 0.995**i for i in range(400)], [0.1 * (1 - (i % 40) / 40) for i in range(400)]),
+        # steps at 30, 60 and 80 % of the run
+        _run(
+            [2.3 - 0.002 * i for i in range(400)],
+            [0.1 * 0.1 ** sum(i >= s for s in (120, 240, 320)) for i in range(400)],
+        ),
+        # a warm-up from zero, per step
+        _run([2.3 * 0.99**i for i in range(400)], [1e-3 * min(i / 40, 1.0) for i in range(400)]),
+        # lowered when it stands still
+        _run([2.0] * 400, [0.1 * 0.5 ** (i // 10) for i in range(400)], scheduler="ReduceLROnPlateau"),
+    )
+
+
+def _progress(course: Course, step: float) -> float:
+    """The progress at the last moment up to a step; 0 before the first one."""
+    at = int(np.searchsorted(course.steps, step, side="right")) - 1
+    return float(course.progress[at]) if at >= 0 else 0.0
