@@ -55,8 +55,8 @@ class LossOscillation(Rule):
     rate at the edge of what the curvature allows.
     Formula: (1) the newer half of the run in at most 64 blocks, by their medians: at least `reversals` turns, each
     after a way of `width` of what the loss had at first, of `sigmas` standard deviations of the noise of a block, and
-    of half of the loss's own level there, while neither its lower nor its upper envelope comes down by a tenth from one
-    half of that to the other. (2) Batches in the order of the classes: over `batches` of them the labels of a batch
+    as large as the loss's own level there, while neither its lower nor its upper envelope comes down by a tenth from
+    one half of that to the other. (2) Batches in the order of the classes: over `batches` of them the labels of a batch
     vary more than of shuffled ones by a factor (an index of dispersion, 1 in shuffled batches, the size of the batch
     where each holds one class) above a quarter of the batch size and above 3, while the loss is above `unlearnt` of
     that of the best constant answer.
@@ -167,7 +167,7 @@ class LossOscillation(Rule):
         if not start > 0 or newer.min() < 0:
             return None
         sigma = 1.25 * noise(newer) / size**0.5
-        limit = max(self.width * start, self.sigmas * sigma, 0.5 * float(np.median(blocks)))
+        limit = max(self.width * start, self.sigmas * sigma, float(np.median(blocks)))
         if float(np.ptp(blocks)) < limit or _cycled(history, steps[(place + 1) // 2 : place + 1]):
             return None
         turns = _turns(blocks, limit)

@@ -42,10 +42,11 @@ class LossSpike(Rule):
     Formula: d is the distance of a loss above the median of the `window` values before it. A jump: d above `sigmas`
     times the usual size of |d| (by its median) and `beyond` times the largest d so far, after `settled` values, and
     either the loss is `multiple` times the largest ever seen before (one value is enough), or `row` values in a row lie
-    that far out, by a quarter of what had been gained since the start at least. Told where the `patience` values that
-    follow have not come back, by their median, to within a quarter of the gain (and one standard deviation), or are not
-    finite; or where `often` values lie above `far_out` times the largest from before the first jump, and none just
-    below. An error once the `window` values after it have given back three quarters of the gain, else a warning.
+    that far out, by a quarter of what had been gained at least, at a rate that is known and has not risen. Told where
+    the `patience` values that follow have not come back, by their median, to within a quarter of the gain (and one
+    standard deviation), or are not finite; or where `often` values lie above `far_out` times the largest from before
+    the first jump, and none just below. An error once the `window` values after it have given back three quarters of
+    the gain, else a warning.
     Remedies: skip-step, clip-gradients, rewind, lower-learning-rate.
     Known limits: losses of small batches have long tails, hence `beyond`: values with a tail as heavy as 1 / x**3 pass
     three times their record once in 27 records, and come back. A single jump that comes back is not told: it happens at
@@ -139,16 +140,18 @@ class LossSpike(Rule):
         start = median(values[:5])
         with np.errstate(invalid="ignore"):
             distance = values - usual
-            size = MAD_TO_SIGMA * preceding_median(np.abs(distance), self.window)
             record = np.concatenate([[np.nan], np.fmax.accumulate(distance)[:-1]])
+            if not (distance > self.beyond * record)[self.settled :].any():
+                return []
+            size = MAD_TO_SIGMA * preceding_median(np.abs(distance), self.window)
             highest = np.concatenate([[np.inf], np.maximum.accumulate(values)[:-1]])
             far = (distance > self.sigmas * size) & (np.arange(len(values)) >= self.settled)
             far &= distance > 1e-6 * np.abs(usual)
             above = far & (distance > self.beyond * record) & (values > self.multiple * highest)
         jumps = np.flatnonzero(above).tolist()
         lasting = self._lasting(values, usual, distance, far, record)
-        places = jumps if lasting is None else [*jumps, lasting]
         rates = rate_at(history, steps)
+        places = jumps if lasting is None or not np.isfinite(rates[lasting]) else [*jumps, lasting]
         return [
             Jump(place, float(usual[place]), start, float(highest[place]), noise(values[:place][-self.window :]))
             for place in places
@@ -182,7 +185,12 @@ class LossSpike(Rule):
         History.of(train_loss=[*np.linspace(2.3, 0.3, 100), *[40.0, *[0.3] * 40] * 4]),
         # a language model: up, and slowly back
         History.of(
-            train_loss=[*np.geomspace(10.8, 3.0, 200), *(3 + 0.02 * np.cos(7 * np.arange(200))), *np.linspace(7, 5, 40)]
+            train_loss=[
+                *np.geomspace(10.8, 3.0, 200),
+                *(3 + 0.02 * np.cos(7 * np.arange(200))),
+                *np.linspace(7, 5, 40),
+            ],
+            optimizer_learning_rate=[1e-3] * 440,
         ),
     )
     healthy: ClassVar = (

@@ -49,9 +49,9 @@ class NotLearning(Rule):
     chance and its accuracy beats nothing: so samples are learnt by heart.
     Remedies: find-learning-rate, reinitialize, normalize-inputs.
     Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared error, each as a mean)
-    and the labels or targets. Silent where updates are below `tiny`: then slow-convergence tells. Tasks that long sit at chance
-    before they are learnt (copying over many steps, parity) look the same for half of the run; a regression of next to
-    no signal may well end there, and is a warning.
+    and the labels or targets. Silent where updates are below `tiny`: then slow-convergence tells. Tasks that long
+    sit at chance before they are learnt (copying over many steps, parity) look the same for half of the run; a
+    regression of next to no signal may well end there, and is a warning.
     Source: the initial loss against ln C is the first of the checks of TheDeepChecker (Ben Braiek and Khomh 2022).
     """
 
