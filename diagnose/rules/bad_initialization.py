@@ -59,6 +59,13 @@ class BadInitialization(Rule):
         "saturated-activation",
         "non-finite",
         "learning-rate-too-high",
+        "collapsed-output",
+        "divergence",
+        "loss-spike",
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
     )
     advice: ClassVar[str] = (
         "Usually means that weights were drawn with a fixed spread, or set to a constant. "

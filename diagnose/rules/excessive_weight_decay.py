@@ -35,8 +35,8 @@ class ExcessiveWeightDecay(Rule):
     Remedies: weight-decay, lower-learning-rate.
     Known limits: needs the optimizer's options; parameter groups beyond the first are taken to be like it. Penalties
     that are part of the loss are not seen.
-    Source: Loshchilov and Hutter 2019, arXiv:1711.05101; at a balance of decay and gradient weights keep a size
-    (Kosson et al. 2023, arXiv:2305.17212), and nets that train keep most of it or grow.
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101; at a balance of decay and gradient weights keep a size (Kosson
+    et al. 2023, arXiv:2305.17212), and nets that train keep most of it or grow.
     """
 
     code: ClassVar[str] = "TM604"
@@ -44,7 +44,15 @@ class ExcessiveWeightDecay(Rule):
     root: ClassVar[Root] = Root.LEARNING_RATE
     needs: ClassVar[tuple[str, ...]] = ("weight_norm", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = ("weight-decay", "lower-learning-rate")
-    explains: ClassVar[tuple[str, ...]] = ("vanishing-gradient", "dead-relu")
+    explains: ClassVar[tuple[str, ...]] = (
+        "vanishing-gradient",
+        "dead-relu",
+        "collapsed-output",
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means that weight_decay is hundreds of times too large for this optimizer. "
         "Do this: set it to 1e-4 for SGD, or to 0.01 to 0.1 for AdamW, and start again. Otherwise check (a) the option "

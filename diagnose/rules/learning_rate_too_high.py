@@ -65,6 +65,14 @@ class LearningRateTooHigh(Rule):
         "vanishing-gradient",
         "saturated-activation",
         "noisy-gradient",
+        "divergence",
+        "loss-oscillation",
+        "loss-spike",
+        "collapsed-output",
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
     )
     advice: ClassVar[str] = (
         "Usually means that the learning rate is ten times or more too large for this optimizer. "

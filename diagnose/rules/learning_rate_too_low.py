@@ -36,8 +36,8 @@ class LearningRateTooLow(Rule):
     Remedies: raise-learning-rate, find-learning-rate, schedule-learning-rate.
     Known limits: silent on what may be fine-tuning (frozen parameters, or a loss that starts at less than `pretrained`
     of chance), on several models or optimizers, and on logs without updates.
-    Source: the path is an upper bound of how far weights can get from where they were drawn. Nets that
-    were trained have gone 0.3 to several times their own size; 0.05 in a straight line is hardly seen by any unit.
+    Source: the path is an upper bound of how far weights can get from where they were drawn. Nets that were trained
+    have gone 0.3 to several times their own size; 0.05 in a straight line is hardly seen by any unit.
     """
 
     code: ClassVar[str] = "TM602"
@@ -45,6 +45,12 @@ class LearningRateTooLow(Rule):
     root: ClassVar[Root] = Root.LEARNING_RATE
     needs: ClassVar[tuple[str, ...]] = ("update_ratio", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = ("raise-learning-rate", "find-learning-rate", "schedule-learning-rate")
+    explains: ClassVar[tuple[str, ...]] = (
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means that the learning rate is a hundred times or more too small. "
         "Do this: raise it tenfold until the loss moves, or run a range test over 1e-6 to 1. Otherwise check (a) the "

@@ -33,7 +33,11 @@ class LossScaleCollapse(Rule):
     root: ClassVar[Root] = Root.LOSS
     needs: ClassVar[tuple[str, ...]] = ("optimizer/loss_scale|optimizer/skipped",)
     remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind", "lower-learning-rate")
-    explains: ClassVar[tuple[str, ...]] = ("non-finite",)
+    explains: ClassVar[tuple[str, ...]] = (
+        "non-finite",
+        "not-learning",
+        "plateau",
+    )
     advice: ClassVar[str] = (
         "Usually means that something overflows in half precision: exp, a square, a sum, a hand-made softmax. "
         "Do this: run that part in float32, with torch.autocast(device_type, enabled=False) around it and x.float(), "

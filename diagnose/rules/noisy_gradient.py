@@ -66,6 +66,12 @@ class NoisyGradient(Rule):
         "train/loss",
     )
     remedies: ClassVar[tuple[str, ...]] = ("lower-learning-rate", "schedule-learning-rate", "average-weights")
+    explains: ClassVar[tuple[str, ...]] = (
+        "loss-oscillation",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means that the batches are too small for the learning rate. "
         "Do this: let the rate fall to zero over the run (CosineAnnealingLR), or make batches four times as large. "

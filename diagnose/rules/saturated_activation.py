@@ -55,7 +55,13 @@ class SaturatedActivation(Rule):
         "replace-activation",
         "lower-learning-rate",
     )
-    explains: ClassVar[tuple[str, ...]] = ("vanishing-gradient",)
+    explains: ClassVar[tuple[str, ...]] = (
+        "vanishing-gradient",
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means that the weights before the activation were drawn too large. "
         "Do this: nn.init.xavier_normal_(layer.weight), or a norm before the activation. Otherwise check (a) what goes "

@@ -41,7 +41,13 @@ class SchedulerMisuse(Rule):
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("optimizer/learning_rate", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = ("schedule-learning-rate", "raise-learning-rate")
-    explains: ClassVar[tuple[str, ...]] = ("learning-rate-too-low",)
+    explains: ClassVar[tuple[str, ...]] = (
+        "learning-rate-too-low",
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means that scheduler.step() is called for each batch of a schedule that counts epochs, or the other "
         "way round. Do this: give the schedule the number of its own calls, epochs * len(loader) if it is stepped per "
