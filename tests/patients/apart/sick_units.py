@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from tests.patients.apart.data import fashion, flower, mnist, proline, raw_wine, signals, wine
+from tests.patients.apart.data import flower, mnist, proline, raw_wine, signals, wine
 from tests.patients.apart.networks import (
     VAE,
     Coordinates,
     Mixer,
     ResidualMLP,
-    ResNet,
     conv1d,
     selu_net,
     vae_objective,
@@ -136,17 +135,14 @@ def closed_output(sick: bool) -> Training:
 
 
 @sick(
-    "TM306", "model.eval() left on: nothing is normalised", family="resnet", data="fashion",
-    symptoms=("TM404", "TM405", "TM502", "TM401", "TM202", "TM304"),
+    "TM306", "model.eval() left on: nothing is normalised", family="conv1d", data="mnist1d",
+    symptoms=("TM404", "TM405", "TM406", "TM502", "TM201", "TM303"),
 )  # fmt: skip
 def eval_left_on(sick: bool) -> Training:
-    model = ResNet(depth=8)
-    data = fashion().inputs(lambda x: x * 20)
-
-    def start_epoch(t: Training) -> None:
-        t.model.train(not sick)
-
-    return Training(model, momentum(model, 0.05), data, start_epoch=start_epoch, epochs=3)
+    model = conv1d(8, norm=True)
+    training = Training(model, adam(model, 2e-3), signals(), epochs=4)
+    training.start_epoch = lambda t: t.model.train(not sick)
+    return training
 
 
 @sick(
