@@ -147,8 +147,6 @@ class NoisyGradient(Rule):
         self, history: History, steps: NDArray[np.int64], losses: Array, at: NDArray[np.int64], excess: Array
     ) -> tuple[float, float] | None:
         """Share of the loss that is noise, and the cosine, where the run stands still by then; otherwise ``None``."""
-        from scipy.stats import kendalltau
-
         newer = losses[len(losses) // 4 :]
         if not np.isfinite(newer).all():
             return None
@@ -164,6 +162,8 @@ class NoisyGradient(Rule):
         cosine = _cosine(history, int(since), int(steps[-1]))
         if not abs(cosine) < self.agree or _rate_varies(history, int(steps[len(steps) // 4]), int(steps[-1])):
             return None
+        from scipy.stats import kendalltau
+
         trend = kendalltau(np.arange(self.blocks), levels, alternative="less")
         return None if not trend.pvalue > self.significance else (share, cosine)
 
