@@ -43,7 +43,7 @@ class BadInitialization(Rule):
     Known limits: weights are first measured after the first step, so nothing is told where that step moved most of them
     by a large part of their size. Biases, embeddings and single layers out of law are not judged.
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852: gains of 1 and 1.41 keep the variance; PyTorch's
-    own is 0.58. Half of the smallest of them, and not quite twice the largest, leave room for other laws.
+    own is 0.58. Two thirds of the smallest of them, and not quite twice the largest, leave room for other laws.
     """
 
     code: ClassVar[str] = "TM303"
@@ -74,7 +74,7 @@ class BadInitialization(Rule):
         "model is built: model.apply(...), load_state_dict(strict=False); (c) the scale of the inputs: x.std()."
     )
 
-    faint: float = Field(0.25, gt=0, description="gain, a ratio (less than half of PyTorch's own 0.58)")
+    faint: float = Field(0.4, gt=0, description="gain, a ratio (two thirds of PyTorch's own 0.58, the smallest in use)")
     collapse: float = Field(
         1e-3, gt=0, lt=1, description="ratio of spreads (what samples differ by is lost in the biases)"
     )
