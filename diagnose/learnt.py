@@ -87,9 +87,9 @@ def untrained(history: History, names: Iterable[str]) -> bool:
     """Whether weights are still as a library draws them: by the standard deviation of their elements at the start.
 
     That of n elements has a relative standard error of sqrt(0.2 / n) where they are uniform, sqrt(0.5 / n) where they
-    are normal. Each matrix must lie within three of torch's own default, or, if there are several, of the laws of He,
-    Glorot or LeCun, or 0.02; and all together within one and a half in root mean square. Weights that were trained
-    elsewhere do not.
+    are normal. Each matrix must lie within 3.5 of torch's own default, or, if there are several, of the laws of He,
+    Glorot or LeCun, or 0.02; and the mean of their squares, over n matrices, within three standard errors of the 1 that
+    chance gives (1 + 3 sqrt(2 / n)). Weights that were trained elsewhere do not.
     """
     if "weight_std" not in history:
         return False
@@ -111,9 +111,9 @@ def untrained(history: History, names: Iterable[str]) -> bool:
         by_law = min(abs(float(values[0]) / law - 1) / (0.5 / size) ** 0.5 for law in others)
         (usual if by_default <= by_law else other).append(min(by_default, by_law))
     deviations = np.array(usual + other)
-    if not len(deviations) or (not usual and len(other) < 2) or deviations.max() > 3:
+    if not len(deviations) or (not usual and len(other) < 2) or deviations.max() > 3.5:
         return False
-    return float(np.sqrt(np.square(deviations).mean())) <= 1.5
+    return float(np.square(deviations).mean()) <= 1 + 3 * (2 / len(deviations)) ** 0.5
 
 
 def _drawn(history: History, layer: Layer) -> tuple[list[float], list[float]]:

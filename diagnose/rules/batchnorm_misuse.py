@@ -77,8 +77,10 @@ class BatchnormMisuse(Rule):
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("batchnorm_training",)
     explains: ClassVar[tuple[str, ...]] = (
+        "noisy-gradient",
         "not-learning",
         "overfitting",
+        "plateau",
         "slow-convergence",
         "underfitting",
         "validation-mismatch",

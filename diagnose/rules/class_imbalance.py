@@ -79,6 +79,7 @@ class ClassImbalance(Rule):
         "collapsed-output",
         "not-learning",
         "overfitting",
+        "plateau",
         "validation-mismatch",
     )
     advice: ClassVar[str] = (

@@ -44,6 +44,7 @@ class CollapsedOutput(Rule):
     remedies: ClassVar[tuple[str, ...]] = ("reinitialize", "lower-learning-rate")
     explains: ClassVar[tuple[str, ...]] = (
         "not-learning",
+        "plateau",
         "slow-convergence",
         "underfitting",
     )

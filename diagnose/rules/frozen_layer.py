@@ -39,7 +39,7 @@ class FrozenLayer(Rule):
     Formula: all parameters of a module are trainable and in the optimizer, and none has had a gradient other than zero
     in any of at least `patience` measurements; all modules that ran before the first one with a gradient (or never ran
     with gradients switched on, and stand before it) are such, its inputs are as many as their outputs or a multiple;
-    and their matrices are still as torch, He or Glorot draw them, within three standard errors (a trained part is often
+    and their matrices are still as torch, He or Glorot draw them, within 3.5 standard errors (a trained part is often
     left alone on purpose). Exact zeros count only where no unit is dead or saturated and the loss has not come down by
     `done`. An error, but a warning where `works` of the task has been learnt all the same.
     Remedies: none that can be applied; take the cut out.
@@ -56,6 +56,7 @@ class FrozenLayer(Rule):
     explains: ClassVar[tuple[str, ...]] = (
         "learning-rate-too-low",
         "not-learning",
+        "plateau",
         "slow-convergence",
         "underfitting",
         "vanishing-gradient",
@@ -154,7 +155,7 @@ def _prefix(
     if any(alive[m] and order[m] < 0 for m in names[: names.index(living)]):
         return [], None  # a parameter of its own feeds something before
     first = next((m for m in ran if alive[m] and _matrix(history, modules[m]) is not None), None)
-    return hidden + before, first
+    return before or hidden, first
 
 
 def _matrix(history: History, names: list[str]) -> Layer | None:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import Array, in_a_row, median
+from trainmedic.diagnose.robust import Array, in_a_row, median, medians
 from trainmedic.history import History
 
 
@@ -29,9 +30,11 @@ class MissingZeroGrad(Rule):
     Usual causes: optimizer.zero_grad() forgotten, or called once per epoch; it is called on another optimizer, or
     before a second backward pass of the step only.
     Formula: c = |g before| / (|g before| + |g added|) at the first backward pass of a step; the median of the last
-    `window` measurements is at least `carried`, and so many in a row of them lie above one half that the pile is more
-    than what one earlier step leaves (a sum of n random gradients gives sqrt(n) / (sqrt(n) + 1): `carried` 0.75 is nine
-    of them; one left-over gradient gives 0.5, whatever becomes of it later).
+    `window` measurements is at least `carried`, each of them above one half, and each gradient like that of the step
+    before (median over the parameters of the cosine, where it was measured, at least `cosine`). A sum of n random
+    gradients gives c = sqrt(n) / (sqrt(n) + 1): `carried` 0.75 is nine of them; and what is added, a third of the sum
+    at most, turns it by no more than a cosine of 0.94. A left-over that is thrown away before the step (the backward
+    pass of an attack on the inputs) leaves gradients that differ from step to step.
     Remedies: zero-gradients.
     Known limits: live runs only, with one optimizer (of several, one's backward pass leaves gradients to the other on
     purpose). Accumulating over the batches of one step is not piling up: what counts is what an earlier step has left.
@@ -49,9 +52,12 @@ class MissingZeroGrad(Rule):
         "divergence",
         "exploding-gradient",
         "learning-rate-too-high",
+        "loss-oscillation",
         "loss-spike",
+        "noisy-gradient",
         "non-finite",
         "not-learning",
+        "plateau",
         "saturated-activation",
         "slow-convergence",
         "underfitting",
@@ -67,6 +73,9 @@ class MissingZeroGrad(Rule):
     carried: float = Field(
         0.75, gt=0.5, lt=1, description="share of the gradient that was there before, 0 to 1 (nine random ones added)"
     )
+    cosine: float = Field(
+        0.8, gt=0, lt=1, description="cosine of consecutive gradients, median over parameters (a third added: 0.94)"
+    )
     window: int = Field(8, ge=3, description="measurements in a row (one odd batch must not decide)")
 
     def unmet(self, history: History) -> str | None:
@@ -79,7 +88,7 @@ class MissingZeroGrad(Rule):
         valid = (values >= 0) & (values < 1)  # 1: nothing was added
         steps, values = steps[valid], values[valid]
         full = _medians(values, self.window) >= self.carried
-        piled = full & in_a_row(values > 0.5, self.window)
+        piled = full & in_a_row((values > 0.5) & self._alike(history, steps), self.window)
         found = np.flatnonzero(piled)
         recent = values[-self.window :]
         if not len(found) or median(recent) <= 0.5:  # never, or no longer
@@ -97,6 +106,15 @@ class MissingZeroGrad(Rule):
                 Evidence(name="gradient left from earlier steps", value=100 * share, limit=100 * self.carried, unit="%")
             ],
         )
+
+    def _alike(self, history: History, steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """At which steps the gradient is like that of the step before, as sums are that share most of their terms."""
+        alike = np.ones(len(steps), dtype=bool)
+        if "gradient_cosine" in history:
+            table = history.layers("gradient_cosine")
+            cosines = medians(table.values.astype(np.float64))
+            alike[np.isin(steps, table.steps[cosines < self.cosine])] = False
+        return alike
 
     sick: ClassVar = (
         _carried(_sums(60)),

@@ -36,7 +36,7 @@ class StaleOptimizer(Rule):
     Formula: a trainable parameter is in no optimizer, had a gradient in `patience` measurements, and the standard
     deviation of its elements has not moved since the start (somebody else's optimizer would move it, in `spreads`
     readings); and either the optimizer holds parameters that are not the model's, or these matrices are still as torch,
-    He or Glorot draw them, within three standard errors (trained weights are not: whoever trains only the head of a
+    He or Glorot draw them, within 3.5 standard errors (trained weights are not: whoever trains only the head of a
     trained model may leave the rest out on purpose). An error, but a warning where `works` of the task has been learnt
     all the same.
     Remedies: adopt-parameters.
@@ -56,6 +56,7 @@ class StaleOptimizer(Rule):
         "frozen-layer",
         "learning-rate-too-low",
         "not-learning",
+        "plateau",
         "slow-convergence",
         "underfitting",
         "vanishing-gradient",

@@ -1,0 +1,69 @@
+"""TM203 and its look-alikes."""
+
+import torch
+from torch import Tensor, nn
+
+from tests.diagnose.trainings import adam, blobs, net, told, train
+from trainmedic.diagnose.rules.frozen_layer import FrozenLayer
+
+RULE = FrozenLayer()
+
+
+class Cut(nn.Module):
+    """Two layers below and one above, with something between them."""
+
+    def __init__(self, how: str = "") -> None:
+        super().__init__()
+        self.how, self.unused = how, nn.Linear(32, 3)
+        self.first, self.second, self.head = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.how != "no_grad"):
+            hidden = self.second(self.first(x).relu()).tanh()
+        if self.how == "pooled":
+            self.unused(hidden)  # as a pooler that nobody asks for
+        if self.how == "round":
+            hidden = (hidden * 4).round() / 4
+        return self.head(hidden.detach() if self.how == "detach" else hidden)  # type: ignore[no-any-return]
+
+
+def test_detached() -> None:
+    [finding] = told(RULE, train(Cut("detach"), blobs()))
+    assert finding.where == ("second", "first")
+    assert finding.detected_at <= 20
+
+
+def test_under_no_grad() -> None:
+    [finding] = told(RULE, train(Cut("no_grad"), blobs()))
+    assert set(finding.where) >= {"second", "first"}
+
+
+def test_rounded() -> None:
+    assert told(RULE, train(Cut("round"), blobs()))
+
+
+def test_whole_and_with_a_head_that_nobody_uses() -> None:
+    assert told(RULE, train(Cut(), blobs())) == []
+    assert told(RULE, train(Cut("pooled"), blobs())) == []
+
+
+def test_frozen_on_purpose_is_healthy() -> None:
+    model = Cut()
+    model.first.requires_grad_(False)
+    assert told(RULE, train(model, blobs(), optimizer=adam(model))) == []
+
+
+def test_a_trained_part_left_alone_is_healthy() -> None:
+    torch.manual_seed(0)
+    model = Cut()
+    train(model, blobs(), optimizer=adam(model, 1e-2))
+    model.how, model.head = "no_grad", nn.Linear(32, 2)
+    x, y = blobs()
+    assert told(RULE, train(model, (x, y % 2), optimizer=adam(model))) == []
+
+
+def test_dead_rectifiers_are_another_illness() -> None:
+    model = net(16, 4)
+    with torch.no_grad():
+        model[0].bias.fill_(-20.0)
+    assert told(RULE, train(model, blobs())) == []
