@@ -113,7 +113,7 @@ def untrained(history: History, names: Iterable[str]) -> bool:
     deviations = np.array(usual + other)
     if not len(deviations) or (not usual and len(other) < 2) or deviations.max() > 3.5:
         return False
-    return float(np.square(deviations).mean()) <= 1 + 3 * (2 / len(deviations)) ** 0.5
+    return bool(np.square(deviations).mean() <= 1 + 3 * (2 / len(deviations)) ** 0.5)
 
 
 def _drawn(history: History, layer: Layer) -> tuple[list[float], list[float]]:
