@@ -26,8 +26,8 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Mish: "mish",
     nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh",
-    nn.Hardsigmoid: "sigmoid",
-    nn.Hardtanh: "tanh",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Hardtanh: "hardtanh",
     nn.Softmax: "softmax",
     nn.LogSoftmax: "log_softmax",
     nn.Softplus: "softplus",
@@ -59,7 +59,7 @@ def first_tensor(output: Any) -> Tensor | None:
     elif isinstance(output, list | tuple):
         parts = output
     elif hasattr(output, "__dataclass_fields__"):
-        parts = vars(output).values()
+        parts = [getattr(output, name, None) for name in output.__dataclass_fields__]
     else:
         return None
     return next((found for part in parts if (found := first_tensor(part)) is not None), None)
@@ -101,7 +101,7 @@ class Activations:
     names: dict[int, str]
     architecture: dict[str, Layer]
     step: int = 0
-    _silence: dict[str, _Silence] = field(default_factory=dict)
+    _silence: dict[tuple[str, int], _Silence] = field(default_factory=dict)  # by name and call within the step
     _running: dict[str, Tensor] = field(default_factory=dict)
     _produced: _Produced | None = None
     _calls: Counter[str] = field(default_factory=Counter)
@@ -123,11 +123,21 @@ class Activations:
             self._measure_function(arguments, tensor, reading)
             axis = 1 if isinstance(module, CHANNELS_FIRST) else self._axis_after(module, tensor)
             self._register(module, name, tensor)
-            self._statistics(name, tensor.detach(), axis, self.architecture[name].activation, reading)
+            kind = self.architecture[name].activation
+            self._statistics(name, tensor.detach(), axis, kind, reading)
+            flat = flat_part(kind, module, tensor.detach(), self.sample, self.step)
+            self._put_flat(name, flat, reading)
             if isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(module, INSTANCE_NORMS):
                 self._normalization(module, name, tensor, reading)
         units = tensor.shape[axis] if tensor.ndim > abs(axis) else 0
-        self._produced = _Produced(name, weakref.ref(tensor), tensor._version, tensor.ndim, units, axis)
+        version = 0 if tensor.is_inference() else tensor._version
+        self._produced = _Produced(name, weakref.ref(tensor), version, tensor.ndim, units, axis)
+
+    def seen(self, module: nn.Module, output: Any) -> None:
+        """A leaf ran without a graph in training, as in the first run of a reentrant checkpoint: note the order."""
+        name, tensor = self.names.get(id(module)), first_tensor(output)
+        if name is not None and tensor is not None:
+            self._register(module, name, tensor)
 
     def _skips(self, name: str) -> bool:
         """Whether to leave this call out: a recomputation during backward, or one of many calls."""
@@ -143,8 +153,10 @@ class Activations:
     def _axis_after(self, module: nn.Module, tensor: Tensor) -> int:
         """The axis of units: an element-wise module keeps that of the leaf before it, others use the last one."""
         before = self._produced
-        keeps = next(module.parameters(recurse=False), None) is None and before is not None
-        return before.axis if keeps and before is not None and before.dimensions == tensor.ndim else -1
+        keeps = next(module.parameters(recurse=False), None) is None
+        if keeps and before is not None and before.dimensions == tensor.ndim:
+            return before.axis
+        return 1 if keeps and tensor.ndim > 3 else -1  # images, and volumes, have their channels first
 
     def _measure_function(self, arguments: Any, output: Tensor, reading: Reading) -> None:
         """A function between two leaves, seen where the second one takes its input (unless that one overwrote it)."""
@@ -164,12 +176,15 @@ class Activations:
         if name not in self.architecture:
             self.architecture[name] = Layer(name, "function", known.order, known.shape, False, kind)
         self._statistics(name, taken.detach(), before.axis, kind, reading)
+        self._put_flat(name, flat_part(kind, None, taken.detach(), self.sample, self.step), reading)
 
     def _register(self, module: nn.Module, name: str, tensor: Tensor) -> None:
         """The first time a module runs, it takes its place in the order of execution."""
         known = self.architecture.get(name)
         if known is None or known.order >= 0:
             return
+        if torch._C._current_graph_task_id() != -1:
+            return  # recomputed on the way back: that order is no order
         order, self._order = self._order, self._order + 1
         shape = tuple(tensor.shape[1:])
         self.architecture[name] = Layer(name, known.kind, order, shape, known.trainable, known.activation)
@@ -194,8 +209,10 @@ class Activations:
         reading.put("activation_zeros", part.count_nonzero(), name, lambda nonzero: 1 - nonzero / size)
         if part.shape[0] > 1:
             reading.put("activation_batch_std", within, name, math.sqrt)
-        flat = _flat(part, values, kind)
-        if flat is not None:
+
+    @staticmethod
+    def _put_flat(name: str, flat: Tensor | None, reading: Reading) -> None:
+        if flat is not None and flat.numel():
             reading.put("saturated_units", (flat.mean(0) >= STUCK).float().mean(), name)
             reading.put("saturated_outputs", flat.mean(), name)
 
@@ -204,9 +221,10 @@ class Activations:
         axis %= max(values.ndim, 1)
         others = [d for d in range(values.ndim) if d != axis]
         top = values.amax(others) if others else values
-        silence = self._silence.get(name)
+        key = name, self._calls[name]
+        silence = self._silence.get(key)
         if silence is None or silence.samples.shape != top.shape or silence.samples.device != top.device:
-            silence = self._silence[name] = _Silence(torch.zeros(top.shape, dtype=torch.int64, device=top.device))
+            silence = self._silence[key] = _Silence(torch.zeros(top.shape, dtype=torch.int64, device=top.device))
         samples = values.shape[0] if values.ndim > 1 else 1
         silence.watched += samples
         silence.samples = torch.where(top != 0, 0, silence.samples + samples)  # a NaN is not silent
@@ -231,7 +249,8 @@ class Activations:
 
     def dead_units(self, name: str) -> Tensor | None:
         """Per unit of a rectifier, whether it has been silent for ``dead_after`` samples; ``None`` if not watched."""
-        silence = self._silence.get(name)
+        calls = [silence for (known, _), silence in self._silence.items() if known == name]
+        silence = calls[0] if len(calls) == 1 else None  # one that runs several times has no units of its own
         return None if silence is None else silence.samples >= self.dead_after
 
     def forget_units(self) -> None:
@@ -243,19 +262,31 @@ class Activations:
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
-def _flat(part: Tensor, values: Tensor, kind: str | None) -> Tensor | None:
+def flat_part(kind: str | None, module: nn.Module | None, values: Tensor, sample: int, step: int) -> Tensor | None:
     """Per sampled row and unit, 1 where the activation's own derivative is below ``FLAT`` of its largest.
 
     Sigmoid: y (1 - y), at most 1/4. Tanh: 1 - y^2, at most 1. Softmax, per row of k: 1 - sum of y^2, the trace of its
-    Jacobian, at most 1 - 1/k.
+    Jacobian, at most 1 - 1/k. Their hard forms are flat at their ends. ``None`` for other kinds.
     """
+    if kind == "softmax":
+        return _flat_softmax(values, getattr(module, "dim", -1), sample)
+    if kind not in ("sigmoid", "tanh", "hardsigmoid", "hardtanh"):
+        return None
+    part = rows(values, sample, step)
     if kind == "sigmoid":
         return (4 * part * (1 - part) < FLAT).float()
     if kind == "tanh":
         return (1 - part.square() < FLAT).float()
-    if kind == "softmax" and values.ndim > 1 and values.shape[-1] > 1:
-        outputs = values.flatten(0, -2)
-        outputs = outputs[:: -(-outputs.numel() // max(part.numel(), 1))].float()
-        largest = 1 - 1 / values.shape[-1]
-        return (1 - outputs.square().sum(-1, keepdim=True) < FLAT * largest).float()
-    return None
+    low, high = getattr(module, "min_val", 0.0), getattr(module, "max_val", 1.0)
+    return ((part <= low) | (part >= high)).float()
+
+
+def _flat_softmax(values: Tensor, dimension: int | None, sample: int) -> Tensor | None:
+    dimension = -1 if dimension is None else dimension
+    if values.ndim < 2 or values.shape[dimension] < 2:
+        return None
+    classes = values.shape[dimension]
+    outputs = values.movedim(dimension, -1)
+    outputs = outputs[:: max(1, outputs.shape[0] // 64)].reshape(-1, classes)
+    outputs = outputs[:: -(-outputs.numel() // sample)].float()
+    return (1 - outputs.square().sum(-1, keepdim=True) < FLAT * (1 - 1 / classes)).float()

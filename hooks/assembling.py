@@ -34,9 +34,11 @@ class Assembling:
             if layers == ("",):
                 snapshot.values[statistic] = numbers[0]
             elif statistic == "gradient_norm":
-                norms = dict(zip(layers, numbers, strict=True))
+                norms |= zip(layers, numbers, strict=True)
             else:
                 _add(tables.setdefault(statistic, {}), layers, numbers)
+        if not math.isfinite(snapshot.values.get("gradient/clipped", 0.0)):
+            del snapshot.values["gradient/clipped"]  # all gradients are zero, or one is not finite
         bad = self._gradients(snapshot, norms)
         if measured:
             snapshot.layers = {statistic: _joined(statistic, table) for statistic, table in tables.items()}

@@ -1,10 +1,14 @@
 """When a backward pass has ended: told by a few parameters, so that the others need no hook."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+KINDS = 32
+"""Kinds of backward passes that are remembered: with stochastic depth each may be another."""
 
 PROBES = 4
 """Parameters whose gradient is looked at before a backward pass adds to it, at most."""
@@ -24,15 +28,15 @@ class Backward:
         self._looked_at: list[nn.Parameter] = []
         self._handles: list[Any] = []
         self._reached: set[int] = set()
-        self._passes: set[frozenset[int]] = set()
+        self._passes: dict[frozenset[int], None] = {}  # the newest kinds, in order
+        self._hook = _unserializable(lambda parameter: self._arrived(parameter))
         self._pass = -1  # the engine's number of the backward pass whose end is waited for
         self._learning = False
 
     def watch(self, parameters: Sequence[nn.Parameter], looked_at: Sequence[nn.Parameter]) -> None:
         """Follow these parameters from now on; of ``looked_at``, what a few hold before a pass adds to it."""
-        self._parameters = [p for p in parameters if p.requires_grad and p.is_leaf]
-        own = [p for p in looked_at if p.requires_grad and p.is_leaf]
-        self._looked_at = own[:: -(-len(own) // PROBES) or 1]
+        self._parameters = list(parameters)
+        self._looked_at = list(looked_at)[:: -(-len(looked_at) // PROBES) or 1]
         self._passes.clear()
         self.remove()
         self.learn()
@@ -44,9 +48,10 @@ class Backward:
         self.remove()
         self._learning = True
         self._add(self._parameters)
-        for parameter in self._looked_at:
+        for parameter in filter(_follows, self._looked_at):
             follow: Any = parameter.register_hook
-            self._handles.append(follow(lambda gradient, p=parameter: self._left_over(p, gradient)))
+            look = functools.partial(self._left_over, parameter)
+            self._handles.append(follow(_unserializable(look)))
 
     def settle(self) -> None:
         """Leave hooks on sentinels only."""
@@ -72,11 +77,13 @@ class Backward:
         return [parameter for parameter in self._parameters if id(parameter) in chosen]
 
     def _add(self, parameters: Iterable[nn.Parameter]) -> None:
-        for parameter in parameters:
+        for parameter in filter(_follows, parameters):  # the user may freeze and thaw them at any time
             register: Any = parameter.register_post_accumulate_grad_hook
-            self._handles.append(register(self._arrived))
+            self._handles.append(register(self._hook))
 
     def _arrived(self, parameter: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return  # compiled autograd has no callbacks: the step finds out that nobody told
         if self._learning:
             self._reached.add(id(parameter))
         number = torch._C._current_graph_task_id()
@@ -90,10 +97,30 @@ class Backward:
 
     def _over(self) -> None:
         if self._learning and self._reached:
-            self._passes.add(frozenset(self._reached))
+            self._passes[frozenset(self._reached)] = None
             self._reached.clear()
+            if len(self._passes) > KINDS:
+                del self._passes[next(iter(self._passes))]
         self._ended()
+
+    def forget(self) -> None:
+        """Keep no parameter."""
+        self.remove()
+        self._parameters, self._looked_at = [], []
+        self._passes.clear()
+        self._reached.clear()
 
     @staticmethod
     def _queue(callback: Callable[[], None]) -> None:
         torch.autograd.Variable._execution_engine.queue_callback(callback)
+
+
+def _follows(parameter: nn.Parameter) -> bool:
+    """Whether a hook can be put on a parameter's gradient."""
+    return parameter.requires_grad and parameter.is_leaf
+
+
+def _unserializable(hook: Any) -> Any:
+    """Mark a hook as one that stays behind, without a warning, when its tensor is sent to another process."""
+    mark: Any = torch.utils.hooks.unserializable_hook
+    return mark(hook)

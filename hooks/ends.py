@@ -39,6 +39,7 @@ class Ends:
     def begin(self) -> None:
         """A new step starts."""
         self._output, self._seen = None, False
+        self._criterion: nn.Module | None = None
 
     def forget(self) -> None:
         """Keep no tensor."""
@@ -57,7 +58,8 @@ class Ends:
 
     def layer_called(self, module: nn.Module, name: str, arguments: Any, reading: Reading, step: int) -> None:
         """A leaf ran: the first one with weights tells what the model is fed."""
-        if self._first is None and next(module.parameters(recurse=False), None) is not None:
+        inside = torch._C._current_graph_task_id() != -1  # recomputed on the way back: the last part comes first
+        if self._first is None and not inside and next(module.parameters(recurse=False), None) is not None:
             self._first = module
             self.observed["input_layer"] = name
         taken = first_tensor(arguments)
@@ -71,12 +73,15 @@ class Ends:
         self._output = None
         if tensor is None or unreadable(tensor):
             return
-        if tensor.ndim and tensor.numel() <= ELEMENTS * tensor.shape[0]:
+        if tensor.ndim and tensor.numel() and tensor.numel() <= ELEMENTS * tensor.shape[0]:
             every = _every(tensor)
             self._output = _copy(tensor, every), every, tensor.shape[0]
 
     def criterion_called(self, module: nn.Module, arguments: Sequence[Any], loss: Any, reading: Reading) -> None:
-        """The criterion ran, on (output, target)."""
+        """The criterion ran, on (output, target). Of several in a step the first counts, or the one that was given."""
+        if self._seen and module is not self.loss_fn and module is not self._criterion:
+            return
+        self._criterion = module
         self.observed["loss"] = type(module).__name__
         if hasattr(module, "reduction"):
             self.observed["reduction"] = module.reduction
@@ -85,7 +90,9 @@ class Ends:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
         if any(unreadable(tensor) for tensor in tensors[:2] if tensor.is_floating_point()):
             return
-        if len(tensors) >= 2 and tensors[0].is_floating_point() and tensors[0].ndim and tensors[1].ndim:
+        if len(tensors) < 2 or not (tensors[0].numel() and tensors[1].numel()):
+            return
+        if tensors[0].is_floating_point() and tensors[0].ndim and tensors[1].ndim:
             self._seen = True
             self.observed["batch_size"] = tensors[0].shape[0]
             self._put_pair(tensors[0].detach(), tensors[1].detach(), reading, class_axis=1)
@@ -147,15 +154,28 @@ class Ends:
         """An output and its target, whole or a part of both; ``class_axis`` is tried first."""
         labels = not target.is_floating_point() and not target.is_complex()
         if labels and output.ndim == target.ndim + 1:
-            for axis in (class_axis, -1, 1):
-                rest = [size for i, size in enumerate(output.shape) if i != axis % output.ndim]
-                if output.shape[axis] > 1 and rest == list(target.shape):
-                    self._put_classes(*_positions(output, target, axis), reading)
-                    return
+            axis = self._class_axis(output, target, class_axis)
+            if axis is not None:
+                self._put_classes(*_positions(output, target, axis), reading)
+                return
         every = _every(output)
         self._put_output(_copy(output, every), reading)
-        if not target.is_complex() and target.shape[0] == output.shape[0]:
+        known = self._seen or not labels or self.observed.get("loss") is None
+        if known and not target.is_complex() and target.shape[0] == output.shape[0]:
             self._put_scale(_copy(target, every).float(), output.shape == target.shape, reading)
+
+    def _class_axis(self, output: Tensor, target: Tensor, wanted: int) -> int | None:
+        """Along which dimension classes lie, if any; where the criterion was not seen, only one may fit."""
+        if not self._seen and self.observed.get("loss", "CrossEntropyLoss") not in ("CrossEntropyLoss", "NLLLoss"):
+            return None
+        fit = []
+        for axis in {1, output.ndim - 1}:
+            rest = [size for i, size in enumerate(output.shape) if i != axis]
+            if output.shape[axis] > 1 and rest == list(target.shape):
+                fit.append(axis)
+        if self._seen and 1 in fit:
+            return wanted
+        return fit[0] if len(fit) == 1 else None
 
     def _put_classes(self, scores: Tensor, labels: Tensor, reading: Reading) -> None:
         """(n, classes) and (n,): do rows look like probabilities, and which classes are predicted and asked for."""

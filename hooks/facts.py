@@ -66,9 +66,14 @@ def prefixes(models: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
         yield ("" if len(models) == 1 else f"{i}."), model
 
 
-def clean(name: str) -> str:
-    """A name as the user knows it, without what wrappers put into it."""
-    return name.replace("_orig_mod.", "").removesuffix("._orig_mod").removeprefix("module.")
+def clean(name: str, model: nn.Module) -> str:
+    """A name as the user knows it, without what wrappers (torch.compile, data parallelism) put into it."""
+    name = name.replace("_orig_mod.", "").removesuffix("._orig_mod")
+    wrapped = getattr(model, "_orig_mod", model)
+    parallel = isinstance(wrapped, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    if not parallel:
+        return name
+    return "" if name == "module" else name.removeprefix("module.")
 
 
 def anatomy(models: Sequence[nn.Module]) -> tuple[dict[str, Layer], dict[int, str], list[tuple[str, nn.Parameter]]]:
@@ -77,11 +82,12 @@ def anatomy(models: Sequence[nn.Module]) -> tuple[dict[str, Layer], dict[int, st
     A parameter that stands in several places has the name of its first one.
     """
     layers: dict[str, Layer] = {}
+    known: set[int] = set()
     leaves: dict[int, str] = {}
     parameters: list[tuple[str, nn.Parameter]] = []
     for prefix, model in prefixes(models):
         for name, module in model.named_modules():
-            full = (prefix + clean(name)).rstrip(".")
+            full = (prefix + clean(name, model)).rstrip(".")
             if is_leaf(module):
                 full = full or type(module).__name__
                 leaves[id(module)] = full
@@ -90,7 +96,10 @@ def anatomy(models: Sequence[nn.Module]) -> tuple[dict[str, Layer], dict[int, st
                     full, type(module).__name__, trainable=trainable, activation=ACTIVATIONS.get(type(module))
                 )
         for name, parameter in model.named_parameters():
-            full = prefix + clean(name)
+            full = prefix + clean(name, model)
+            if id(parameter) in known:
+                continue
+            known.add(id(parameter))
             parameters.append((full, parameter))
             layers[full] = Layer(full, "parameter", shape=tuple(parameter.shape), trainable=parameter.requires_grad)
     return layers, leaves, parameters

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainmedic.hooks.reading import Reading
-from trainmedic.hooks.sampling import dense, thinned
+from trainmedic.hooks.sampling import dense, thinned, unreadable
 
 
 class NoiseScale:
@@ -21,32 +21,41 @@ class NoiseScale:
 
     def __init__(self) -> None:
         self.passes = 0
-        self._looked = False
+        self._followed: Tensor | None = None  # the parameter by which passes are counted
         self._first: Tensor | None = None
         self._last: Tensor | None = None
 
     def begin(self) -> None:
         """A new step starts."""
-        self.passes, self._looked, self._first, self._last = 0, False, None, None
+        self.passes, self._followed, self._first, self._last = 0, None, None, None
 
     def add(self, norms: Tensor) -> None:
         """A backward pass has ended and left gradients of these norms."""
-        self.passes += 1
-        if self._first is None:
-            self._first = norms
         self._last = norms
 
-    def left_over(self, parameter: Tensor, incoming: Tensor, reading: Reading) -> None:
-        """Before the step's first backward pass adds to a gradient: how large what is there already is beside it."""
-        if self.passes or self._looked:
+    def arrives(self, parameter: Tensor, incoming: Tensor, reading: Reading) -> None:
+        """A gradient is about to be added to a parameter's own."""
+        old = parameter.grad
+        if self._followed is None:
+            self._followed = parameter
+            self._put_carried(old, incoming, reading)
+        if parameter is not self._followed:
             return
-        self._looked = True
-        if parameter.grad is None:
+        if old is None:  # cleared within the step (a closure, a second look as SAM takes): counting starts anew
+            self.passes = 0
+        if self.passes == 1:
+            self._first = self._last
+        self.passes += 1
+
+    @staticmethod
+    def _put_carried(old: Tensor | None, incoming: Tensor, reading: Reading) -> None:
+        """Before the step's first backward pass: how large what is there already is beside what comes."""
+        if old is None or unreadable(dense(old)) or unreadable(dense(incoming)):
             reading.put("gradient/carried", 0.0)
             return
         with torch.no_grad():
-            old, new = thinned(dense(parameter.grad)).float().norm(), thinned(dense(incoming)).float().norm()
-            reading.put("gradient/carried", old / (old + new).clamp_min(torch.finfo(old.dtype).tiny))
+            there, new = thinned(dense(old)).float().norm(), thinned(dense(incoming)).float().norm()
+            reading.put("gradient/carried", there / (there + new).clamp_min(torch.finfo(there.dtype).tiny))
 
     def put(self, reading: Reading, observed: dict[str, Any]) -> None:
         """At the end of the step."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from trainmedic.hooks.ranks import sharded, whole
 from trainmedic.hooks.reading import Reading
-from trainmedic.hooks.sampling import dense, gathered, stride, thinned
+from trainmedic.hooks.sampling import dense, gathered, stride, thinned, unreadable
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
@@ -44,7 +44,7 @@ class Gradients:
     """Gradients of all parameters, as the last backward pass of a step has left them."""
 
     def __init__(self, named: Named) -> None:
-        self.named = named
+        self.named = [(name, p) for name, p in named if sharded([p]) or not unreadable(p)]
         self.sharded = sharded([parameter for _, parameter in named])
         self._earlier: _Sampled | None = None  # of the step before
         self._current: _Sampled | None = None
@@ -63,9 +63,7 @@ class Gradients:
         names = [name for name, _ in present]
         values = [dense(gradient) for _, gradient in present]
         divisor = scale.to(values[0].device) if isinstance(scale, Tensor) else scale
-        two = norms(values)
-        if self.sharded:
-            two = whole(two, [gradient for _, gradient in present])
+        two = self._whole(values, present) if self.sharded else norms(values)
         two = two if divisor is None else two / divisor
         reading.put_row("gradient_norm", names, two)
         if full:
@@ -75,6 +73,15 @@ class Gradients:
                 reading.put_row("gradient_cosine", names, cosines(now.parts, self._earlier.parts))
             self._watch([parameter for _, parameter in self.named if parameter.grad is not None])
         return two
+
+    @staticmethod
+    def _whole(values: list[Tensor], present: list[tuple[str, Tensor]]) -> Tensor:
+        """Norms of sharded gradients. The other ranks wait for this one: whatever happens here, it takes part."""
+        try:
+            own = norms(values)
+        except Exception:
+            own = torch.full((len(values),), torch.nan, device=values[0].device)
+        return whole(own, [gradient for _, gradient in present])
 
     def step_ended(self) -> None:
         """From now on the current step is the one before."""
@@ -134,7 +141,8 @@ class Updates:
     """|update| / |weight| of each parameter over one optimizer step, on a fixed sample of its elements."""
 
     def __init__(self, named: Named) -> None:
-        self.named = [(name, parameter) for name, parameter in named if parameter.requires_grad and parameter.numel()]
+        self.given = named
+        self.named = [(name, p) for name, p in named if p.requires_grad and p.numel() and not unreadable(p)]
         self._before: list[Tensor] = []
 
     @torch.no_grad()
@@ -154,7 +162,8 @@ class Updates:
         now = gathered(values)
         moved = norms(list(torch._foreach_sub(now, self._before)))
         reading.put_row("update_ratio", names, moved / norms(self._before))
-        reading.put_row("weight_norm", names, whole(norms(values), [parameter for _, parameter in self.named]))
+        if not sharded([parameter for _, parameter in self.named]):
+            reading.put_row("weight_norm", names, norms(values))
         self._before = []
 
 
@@ -162,6 +171,8 @@ class Updates:
 def put_spreads(named: Named, reading: Reading) -> None:
     """How different the elements, and the units (slices along the first dimension), of each weight are."""
     for name, parameter in named:
+        if unreadable(parameter):
+            continue
         weight = dense(parameter.detach())
         if weight.numel() > 1 and weight.is_floating_point():
             reading.put("weight_std", thinned(weight).float().std(correction=0), name)

@@ -1,13 +1,16 @@
 """``Probe``: attached to live models and optimizers, it hands over one ``Snapshot`` per step, and leaves no trace."""
 
 import contextlib
+import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from trainmedic.history import Layer, Snapshot
 from trainmedic.hooks import compiled, ranks
@@ -19,8 +22,8 @@ from trainmedic.hooks.facts import anatomy
 from trainmedic.hooks.memory import Memory
 from trainmedic.hooks.noise import NoiseScale
 from trainmedic.hooks.parameters import Gradients, Updates, put_spreads
-from trainmedic.hooks.reading import Reading
-from trainmedic.hooks.scaler import ScalerWatch
+from trainmedic.hooks.reading import Reading, Row
+from trainmedic.hooks.scaler import ScalerWatch, found_inf, unscaled
 from trainmedic.hooks.schedule import Schedule
 
 Guard = Callable[[torch.optim.Optimizer], bool | None]
@@ -79,8 +82,15 @@ class Probe:
         self._frames = 0  # pieces of code that were compiled before watching began
         self._reading = Reading()
         self._values: dict[str, float] = {}
-        self._pending: tuple[int, Reading, dict[str, float]] | None = None
+        self._pending: _Pending | None = None
         self._gradient_reading: Reading | None = None
+        self._fixed: dict[int, Reading] = {}  # per optimizer the gradients that it has stepped with
+        self._depth = [0] * len(optimizers)  # steps within steps: a subclass that calls its parent's
+        self._stepping: list[Reading | None] = [None] * len(optimizers)
+        self._deaf = False  # closed, or another process: hooks do nothing
+        self._process = os.getpid()
+        self._trained: bool | None = None  # whether a model was in training mode at a backward pass of this step
+        self._compiled_step = False
         self._updates: list[Updates] = []
         self._started = self._last = time.perf_counter()
         self.architecture: dict[str, Layer] = {}
@@ -93,10 +103,13 @@ class Probe:
         """Look at the models again: their modules and parameters may have changed."""
         layers, leaves, self.parameters = anatomy(self.models)
         for name, layer in self.architecture.items():
-            if name in layers or ":" in name:
+            if name in layers:
+                layers[name] = dataclasses.replace(layer, trainable=layers[name].trainable)
+            elif ":" in name:
                 layers[name] = layer
-        self.architecture = layers
-        self.activations.names, self.activations.architecture = leaves, layers
+        self.architecture.clear()  # others hold on to it
+        self.architecture.update(layers)
+        self.activations.names = leaves
         self._tops = {id(model) for model in self.models}
         owner = {
             id(p): i for i, o in reversed(list(enumerate(self.optimizers))) for g in o.param_groups for p in g["params"]
@@ -106,8 +119,15 @@ class Probe:
         ]
         self.observed["not_in_optimizer"] = [n for n, p in self.parameters if p.requires_grad and id(p) not in owner]
         self._gradients = Gradients(self.parameters)
+        self._known = self._fingerprint()
         if self._handles:
             self._watch_backward()
+
+    def _fingerprint(self) -> list[tuple[int, bool]]:
+        """Which parameters there are, in the models and in the optimizers, and which of them train."""
+        in_models = [(id(p), p.requires_grad) for model in self.models for p in model.parameters()]
+        in_groups = [(id(p), True) for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        return in_models + in_groups
 
     def attach(self) -> None:
         """Start measuring."""
@@ -122,28 +142,39 @@ class Probe:
         self._frames = compiled.frames()
         if compiled.is_compiled(self.models):
             self._freeze("the model is compiled: hooks on its modules would recompile it")
+        if ranks.processes() > 1:
+            self.not_measured["loss, activations, inputs and outputs of other processes"] = "each sees its own batches"
+        if any(isinstance(module, torch.jit.ScriptModule) for model in self.models for module in model.modules()):
+            self.not_measured["activations of scripted modules"] = "no hook sees inside them"
         if ranks.sharded([parameter for _, parameter in self.parameters]):
             self.schedule.deterministic()  # all ranks must measure the same steps
-            part = "of sharded parameters all but the norms: they are those of the first rank's shard"
-            self.not_measured["samples of gradients and updates"] = part
+            reason = "each process holds a shard; only gradient norms are of the whole"
+            self.not_measured["weights, updates and samples of gradients of other processes"] = reason
         self._begin()
 
     def detach(self) -> None:
         """Stop measuring: hand over what is still on the way, and remove every hook."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._backward.remove()
+        self._deaf = True
+        self.let_go()
+        self._backward.forget()
         self._forward_off()
         with self._guarded("the last reading"):
             self._hand_over()
         self._memory.close()
         self._pending = None
         self._reading, self._gradient_reading, self._updates = Reading(), None, []
-        self._gradients = Gradients([])
+        self._gradients, self._fixed = Gradients([]), {}
+        self._noise.begin()
         self.activations.forget_units()
         self.activations.begin(self.step)
         self.ends.forget()
+
+    def let_go(self) -> None:
+        """Remove the hooks, unless this is called from within one: their dictionary is being gone through then."""
+        if not any(self._depth):
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
 
     def _watch_backward(self) -> None:
         owned = [parameter for named in self._owned for _, parameter in named]
@@ -186,8 +217,14 @@ class Probe:
 
     def _begin(self) -> None:
         """The next step: hooks on modules are present if it is measured."""
+        with self._guarded("the step"):
+            self._prepare()
+
+    def _prepare(self) -> None:
         self.begun = False
-        self._gradient_reading = None
+        self._gradient_reading, self._trained = None, None
+        if self.measuring and self._fingerprint() != self._known:
+            self.refresh()
         self.activations.begin(self.step)
         self.ends.begin()
         self._noise.begin()
@@ -220,26 +257,31 @@ class Probe:
     def _forward_seen(
         self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any
     ) -> None:
-        if self._frozen or not torch.is_grad_enabled() or torch._C._get_tracing_state() is not None:
+        if self._frozen or self._deaf or torch._C._get_tracing_state() is not None or _get_current_dispatch_mode():
+            return
+        if not torch.is_grad_enabled():
+            if self._in_training() and module.training and "activations" not in self._off:
+                with self._guarded("activations"):
+                    self.activations.seen(module, output)
             return
         name = self.activations.names.get(id(module))
         top = id(module) in self._tops
-        if name is None and not top:
-            if self.ends.is_criterion(module) and "inputs and outputs" not in self._off and self._in_training():
-                with self._guarded("inputs and outputs"):
-                    self.ends.criterion_called(module, [*arguments, *keywords.values()], output, self._reading)
-            return
         if not self._in_training():
+            return
+        if self.ends.is_criterion(module) and "inputs and outputs" not in self._off:
+            with self._guarded("inputs and outputs"):
+                self.ends.criterion_called(module, [*arguments, *keywords.values()], output, self._reading)
+        if name is None and not top:
             return
         self.begun = True
         if name is not None and "activations" not in self._off:
             with self._guarded("activations"):
                 self.activations.measure(module, arguments or (*keywords.values(),), output, self._reading)
-        if "inputs and outputs" not in self._off and torch._C._current_graph_task_id() == -1:
+        if "inputs and outputs" not in self._off:
             with self._guarded("inputs and outputs"):
                 if name is not None:
                     self.ends.layer_called(module, name, arguments or (*keywords.values(),), self._reading, self.step)
-                if top:
+                if top and torch._C._current_graph_task_id() == -1:
                     self.ends.model_called(output)
 
     def _in_training(self) -> bool:
@@ -255,18 +297,22 @@ class Probe:
 
     def _left_over(self, parameter: Tensor, incoming: Tensor) -> None:
         """A gradient is about to be added to another: the first time in a step, that one is of the step before."""
-        if "gradients" in self._off or not self.measuring:
+        if torch.compiler.is_compiling() or self._deaf or "gradients" in self._off or not self.measuring:
             return
         with self._guarded("gradients"):
-            self._noise.left_over(parameter, incoming, self._reading)
+            self._noise.arrives(parameter, incoming, self._reading)
 
     def _backward_ended(self) -> None:
+        if self._deaf or os.getpid() != self._process:
+            return
+        if self._compiled_step:  # nothing else told of its end
+            self._compiled_step = False
+            self._end_step(skipped=False)
         self.begun, self._learning = True, False
         if "gradients" in self._off:
             return
         with self._guarded("gradients"):
-            if not any(model.training for model in self.models):
-                self.observed["trains_in_eval_mode"] = True
+            self._trained = bool(self._trained) or any(model.training for model in self.models)
             self._gradient_reading = Reading()
             norms = self._gradients.put(self._gradient_reading, self._scale(), full=self.measuring)
             if norms is not None:
@@ -275,26 +321,43 @@ class Probe:
 
     def _nobody_told(self) -> None:
         """A step without any word of its backward pass: of a kind not seen before. Read late, and learn again."""
-        if "gradients" not in self._off and not self._frozen:
+        if "gradients" not in self._off:
             with self._guarded("gradients"):
                 self._gradient_reading = Reading()
                 self._gradients.put(self._gradient_reading, None, full=False)
-                self._backward.learn()
-                self._learning = True
+                if not self._frozen:
+                    self._backward.learn()
+                    self._learning = True
 
     # -- the optimizer's step ------------------------------------------------------------------------------------
 
     def _before_step(self, index: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            self._compiled_step |= index == 0
+            return
+        if self._deaf or os.getpid() != self._process:
+            return
+        if self._stepping[index] is not self._gradient_reading:
+            self._depth[index] = 0  # gradients are new: the step before has raised
+        self._stepping[index] = self._gradient_reading
+        self._depth[index] += 1
+        if self._depth[index] == 1:
+            self._step_begins(index, optimizer)
+
+    def _step_begins(self, index: int, optimizer: torch.optim.Optimizer) -> None:
         if self._gradient_reading is None and index == 0:
             self._nobody_told()
+        if self._gradient_reading is not None:
+            self._fixed[index] = self._stepping[index] = self._gradient_reading
         if self.guards and self._rejected(optimizer):
             self._values["optimizer/skipped"] = 1.0
         if not self.measuring or "updates" in self._off:
             return
         with self._guarded("updates"):
             if self._gradient_reading is not None:
-                self._gradients.put_clipping(self._reading, self._scale())
-            self._updates = [update for update in self._updates if update.named != self._owned[index]]
+                taken = self.scaler is not None and unscaled(self.scaler, optimizer)
+                self._gradients.put_clipping(self._reading, self._scale() if taken else None)
+            self._updates = [update for update in self._updates if update.given is not self._owned[index]]
             update = Updates(self._owned[index])
             update.before()
             self._updates.append(update)
@@ -311,6 +374,19 @@ class Probe:
         return rejected
 
     def _after_step(self, index: int, *_: Any) -> None:
+        if torch.compiler.is_compiling() or self._deaf or os.getpid() != self._process:
+            return
+        if self._depth[index] > 1:
+            self._depth[index] -= 1
+            return
+        try:
+            self._step_over(index)
+        finally:
+            self._depth[index] = 0
+
+    def _step_over(self, index: int) -> None:
+        if self._gradient_reading is not None:  # a closure has run backward passes of its own
+            self._fixed[index] = self._gradient_reading
         if self._updates:
             with self._guarded("updates"):
                 for update in self._updates:
@@ -332,9 +408,9 @@ class Probe:
                 self._run_level(skipped, measured)
                 self._reading.send()
                 self._hand_over()
-                if self._gradient_reading is not None:
-                    self._reading.take(self._gradient_reading)
-                self._pending = (step, self._reading, self._values)
+                self._pending = _Pending(step, measured, self._reading, self._gradients_of_step(), self._values)
+                if self._trained is not None:
+                    self.observed["trains_in_eval_mode"] = not self._trained
                 if measured:
                     self.schedule.account(step, now - self._started)
                 self._gradients.step_ended()
@@ -344,14 +420,29 @@ class Probe:
         self._begin()
         self._on_step(step)
 
+    def _gradients_of_step(self) -> list[tuple[Reading, set[str] | None]]:
+        """Readings of gradients, each with the parameters that it counts for: those of the optimizer that used it."""
+        fixed, self._fixed = self._fixed, {}
+        if len(self.optimizers) == 1 or not fixed:
+            return [(self._gradient_reading, None)] if self._gradient_reading is not None else []
+        parts: list[tuple[Reading, set[str] | None]] = [
+            (reading, {name for name, _ in self._owned[i]}) for i, reading in fixed.items()
+        ]
+        return parts
+
     def _run_level(self, skipped: bool, measured: bool) -> None:
-        rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups if "lr" in group]
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        rates = [rate for group in groups if isinstance(rate := group.get("lr"), int | float | Tensor)]
         for i, rate in enumerate(rates[:8]):
             self._reading.put("optimizer/learning_rate" + (f"/{i}" if i else ""), rate)
         if self.guards:
             self._values.setdefault("optimizer/skipped", 0.0)
         if self.scaler is not None:
-            self._values["optimizer/skipped"] = float(skipped)
+            found = found_inf(self.scaler, self.optimizers[0])
+            if found and not skipped:  # a fused optimizer is called, and does nothing
+                self._reading.put("optimizer/skipped", found[0].detach().clone(), finish=lambda n: float(n > 0))
+            else:
+                self._values["optimizer/skipped"] = float(skipped)
             scale = self._scale()
             if scale is not None:
                 self._reading.put("optimizer/loss_scale", scale.clone() if isinstance(scale, Tensor) else scale)
@@ -374,7 +465,22 @@ class Probe:
         """Read the numbers of the step before, which have had a step's time to leave the device."""
         if self._pending is None:
             return
-        (step, reading, values), self._pending = self._pending, None
-        measured = self.schedule.measures(step)
-        for snapshot in self._assembling.snapshots(step, reading.read(), values, measured):
+        pending, self._pending = self._pending, None
+        rows = pending.reading.read()
+        read: dict[int, list[Row]] = {}
+        for reading, names in pending.gradients:
+            if id(reading) not in read:
+                read[id(reading)] = reading.read()
+            rows += [row if names is None else row.only(names) for row in read[id(reading)]]
+        for snapshot in self._assembling.snapshots(pending.step, rows, pending.values, pending.measured):
             self._on_snapshot(snapshot)
+
+
+class _Pending(NamedTuple):
+    """A step whose numbers are on their way."""
+
+    step: int
+    measured: bool
+    reading: Reading
+    gradients: list[tuple[Reading, set[str] | None]]
+    values: dict[str, float]

@@ -1,6 +1,5 @@
 """Several processes that train one model: what the statistics of the whole are, and who writes them."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,22 +24,25 @@ def sharded(tensors: Sequence[Tensor]) -> bool:
 
 
 def whole(norms: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """The 2-norms of whole tensors from those of this rank's shards; one exchange for all of them.
+    """The 2-norms of whole tensors from those of this rank's shards: one exchange per mesh dimension that shards.
 
-    Every rank must call this at the same point. What is not a distributed tensor stays as it is.
+    All ranks of a mesh must call this at the same point. What is not a distributed tensor stays as it is.
     """
-    if not sharded(tensors):
-        return norms
-    weights = torch.tensor([_weight(tensor) for tensor in tensors]).to(norms.device, norms.dtype)
-    distributed = torch.tensor([hasattr(tensor, "placements") for tensor in tensors], device=norms.device)
-    squares = norms.square() * weights
-    dist.all_reduce(squares)
-    return torch.where(distributed, squares.sqrt(), norms)
+    squares = norms.square()
+    meshes: list[Any] = []
+    for tensor in tensors:
+        mesh = getattr(tensor, "device_mesh", None)
+        if mesh is not None and mesh not in meshes:
+            meshes.append(mesh)
+    for mesh in meshes:
+        for dimension in range(mesh.ndim):
+            shared = [_is_shard(tensor, mesh, dimension) for tensor in tensors]
+            if any(shared) and mesh.size(dimension) > 1:
+                summed = squares.clone()
+                dist.all_reduce(summed, group=mesh.get_group(dimension))
+                squares = torch.where(torch.tensor(shared, device=squares.device), summed, squares)
+    return squares.sqrt()
 
 
-def _weight(tensor: Tensor) -> float:
-    """One over the number of ranks that hold the same values as this one."""
-    if not hasattr(tensor, "placements"):
-        return 0.0
-    mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
-    return 1 / math.prod(int(mesh.size(i)) for i, p in enumerate(tensor.placements) if p.is_replicate())
+def _is_shard(tensor: Any, mesh: Any, dimension: int) -> bool:
+    return getattr(tensor, "device_mesh", None) == mesh and not tensor.placements[dimension].is_replicate()

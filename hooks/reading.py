@@ -1,7 +1,7 @@
 """Numbers on their way from the device to the record, without stopping the device."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,11 @@ class Row(NamedTuple):
     statistic: str
     layers: Sequence[str]
     values: list[float]
+
+    def only(self, names: Container[str]) -> "Row":
+        """The part of it that is about some layers."""
+        pairs = [(layer, value) for layer, value in zip(self.layers, self.values, strict=True) if layer in names]
+        return Row(self.statistic, [layer for layer, _ in pairs], [value for _, value in pairs])
 
 
 class Reading:

@@ -34,7 +34,9 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def unreadable(tensor: Tensor) -> bool:
-    """Whether a tensor's values cannot be looked at here: inside vmap or grad, on the meta device, nested, sparse."""
+    """Whether a tensor's values cannot be looked at here: an odd kind, inside vmap or grad, on the meta device."""
+    if type(tensor) not in ORDINARY and not hasattr(tensor, "to_local"):
+        return True
     wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return wrapped or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided or tensor.dtype.itemsize < 2
 
@@ -90,4 +92,4 @@ def rows(tensor: Tensor, limit: int, start: int = 0) -> Tensor:
     flat = tensor.permute(0, *order).reshape(tensor.shape[0], -1)
     flat = flat[:: max(1, flat.shape[0] // ROWS)]
     every = stride(flat.numel(), limit, tensor.shape[order[-1]])
-    return flat[:, start % every :: every].float().contiguous()
+    return flat[:, start % min(every, flat.shape[1]) :: every].float().contiguous()

@@ -48,7 +48,7 @@ def modules(run: Run) -> dict[str, nn.Module]:
     by_name: dict[str, nn.Module] = {}
     for prefix, model in run.named_models():
         for name, module in model.named_modules():
-            full = (prefix + clean(name)).rstrip(".")
+            full = (prefix + clean(name, model)).rstrip(".")
             by_name[full or type(module).__name__] = module
     return by_name
 

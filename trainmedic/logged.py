@@ -42,7 +42,7 @@ def scalar(name: str, value: Any) -> torch.Tensor | float:
             )
         if value.is_complex():
             raise UsageError(f"{name} must be a real number, but got a complex tensor")
-        number: torch.Tensor = value.detach()
+        number: torch.Tensor = value.detach().clone()  # the user may change it in place before it is read
         return number if number.is_floating_point() else number.double()
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()

@@ -67,9 +67,7 @@ class Medic:
         self._notes: list[str] = []
         if ranks.processes() > 1 and fix != "off":
             fix = "off"
-            self._notes.append(
-                "no change is made where several processes train together: all would have to agree on it"
-            )
+            self._notes.append("no change is made where several processes train one model: they would have to agree")
         self.monitor, self.mode, self.fix = monitor, mode, fix
         self.kept_batches: list[Any] = []
         self._tell = on_finding or (_log_finding if ranks.writes() else _keep_quiet)
@@ -81,6 +79,7 @@ class Medic:
         self._next_judgement = FIRST_JUDGEMENT
         self._off: set[str] = set()
         self._closed = False
+        self._process = os.getpid()
         self._started, self._ended = time.perf_counter(), 0.0
         self._schedule = Schedule(every=settings.every, budget=settings.budget, total_steps=total_steps)
         self.history.facts.update(
@@ -120,6 +119,8 @@ class Medic:
 
         Belongs to the step in progress, or to the one just done; several calls within one step are averaged.
         """
+        if self._closed:
+            self._probe.let_go()
         at = self._current_step() if step is None else check_step(step)
         named = {} if loss is None else {"loss": loss}
         for name, value in {**named, **values}.items():
@@ -179,7 +180,8 @@ class Medic:
 
     def close(self) -> None:
         """Stop watching: hand over what is on the way, write the files, remove every hook. Can be called again."""
-        if self._closed:
+        self._probe.let_go()  # what could not be removed when it was closed from within a hook
+        if self._closed or os.getpid() != self._process:  # a forked copy leaves the run's files alone
             return
         self._closed = True
         self._ended = time.perf_counter()

@@ -118,6 +118,11 @@ def _check_parameters(models: Sequence[nn.Module], optimizers: Sequence[torch.op
                 f"model {type(model).__name__} has no parameters: there is nothing to train "
                 "(are its layers kept in a plain list or dict? Use nn.ModuleList or nn.ModuleDict)"
             )
+        if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in parameters):
+            raise UsageError(
+                f"model {type(model).__name__} has lazy layers whose weights are not made yet: "
+                "run it once on a batch, model(x), before trainmedic.watch"
+            )
         own |= {id(parameter) for parameter in parameters}
     if not held & own:
         raise UsageError(

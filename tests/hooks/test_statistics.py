@@ -211,8 +211,11 @@ def test_the_gradient_noise_scale_is_found_from_micro_batches() -> None:
         seen: dict[str, list[float]] = {"gradient/noise": [], "gradient/signal": []}
         for _ in range(3_000):
             noise, reading, total = NoiseScale(), Reading(), torch.zeros(30)
+            parameter = nn.Parameter(torch.zeros(1))
             for _ in range(4):
                 total += (truth + spread * torch.randn(30)) / divided
+                noise.arrives(parameter, torch.ones(1), Reading())
+                parameter.grad = torch.ones(1)
                 noise.add(total.norm().reshape(1))
             noise.put(reading, {})
             for row in reading.read():
