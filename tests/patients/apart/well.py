@@ -262,7 +262,7 @@ LIKENESS = Metric("likeness", "max", colours_like)
 def critic_of_colours() -> Training:
     generator = nn.Sequential(selu_net(4, 3, 32, 2), nn.Sigmoid())
     critic = nn.Sequential(nn.Linear(3, 48), nn.LeakyReLU(0.2), nn.Linear(48, 48), nn.LeakyReLU(0.2), nn.Linear(48, 1))
-    optimizers = [adam(generator, 4e-3, betas=(0.5, 0.9)), adam(critic, 8e-3, betas=(0.5, 0.9))]
+    optimizers = [adam(generator, 1e-3, betas=(0.5, 0.9)), adam(critic, 3e-3, betas=(0.5, 0.9))]
 
     def step(t: Training, batch: Any) -> Tensor:
         real = batch[1]
@@ -282,7 +282,7 @@ def critic_of_colours() -> Training:
 
     return Training(
         [generator, critic], optimizers, flower(), step=step,
-        epochs=4, validate=lambda t: {"likeness": colours_like(t)},
+        epochs=6, validate=lambda t: {"likeness": colours_like(t)},
     )  # fmt: skip
 
 

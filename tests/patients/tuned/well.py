@@ -90,6 +90,7 @@ def distance_to(real: Tensor, made: Tensor) -> float:
     return float(2 * torch.cdist(real, made).mean() - torch.cdist(real, real).mean() - torch.cdist(made, made).mean())
 
 
+@torch.no_grad()
 def likeness(t: Training) -> float:
     """1 - energy distance of generated images from real ones / that of noise."""
     real, generator = t.tensors[0], t.model[0]
