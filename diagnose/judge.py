@@ -80,16 +80,19 @@ def order(findings: Iterable[Finding]) -> list[Finding]:
     numbered = [finding.model_copy(update={"id": f"f{i}"}) for i, finding in enumerate(ordered, start=1)]
     causes = {finding.id: _cause(finding, numbered, by_code) for finding in numbered}
     explained = [finding.model_copy(update={"explained_by": causes[finding.id]}) for finding in numbered]
-    folded: list[Finding] = []
 
-    def unfold(cause: str | None) -> None:
-        for finding in explained:
-            if finding.explained_by == cause:
-                folded.append(finding)
-                unfold(finding.id)
+    def unfolded(finding: Finding) -> list[Finding]:
+        return [finding, *(below for f in explained if f.explained_by == finding.id for below in unfolded(f))]
 
-    unfold(None)
-    return folded
+    # a root weighs as much as the worst that it brings about
+    groups = [unfolded(finding) for finding in explained if finding.explained_by is None]
+    groups.sort(key=lambda group: -max(finding.severity.rank for finding in group))
+    folded = [finding for group in groups for finding in group]
+    ids = {finding.id: f"f{i}" for i, finding in enumerate(folded, start=1)}
+    return [
+        finding.model_copy(update={"id": ids[finding.id], "explained_by": ids.get(finding.explained_by or "")})
+        for finding in folded
+    ]
 
 
 def _cause(finding: Finding, others: Sequence[Finding], by_code: dict[str, type[Rule]]) -> str | None:

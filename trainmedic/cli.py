@@ -135,7 +135,8 @@ def analyze(
 ) -> int:
     """Diagnose recorded runs: log files, or directories with logs anywhere below.
 
-    Reads the logdir of a watched run, CSV with a header (Lightning, Keras) and Hugging Face trainer_state.json.
+    Reads the logdir of a watched run, TensorBoard event files, CSV and tables, JSON Lines, Hugging Face
+    trainer_state.json, W&B offline runs, MLflow runs, and text that trainers print.
     """
     from trainmedic.analysis import worst_first
 

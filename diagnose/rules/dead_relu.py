@@ -30,6 +30,13 @@ class DeadRelu(Rule):
     root: ClassVar[Root] = Root.INITIALIZATION
     needs: ClassVar[tuple[str, ...]] = ("dead_units_lasting",)
     remedies: ClassVar[tuple[str, ...]] = ("reinitialize", "lower-learning-rate", "replace-activation")
+    explains: ClassVar[tuple[str, ...]] = (
+        "collapsed-output",
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means that an early step was too large and pushed the units below zero for every input. "
         "Do this: draw the layer anew and lower the learning rate or warm it up. Otherwise check (a) the scale of the "

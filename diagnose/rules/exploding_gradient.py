@@ -37,7 +37,15 @@ class ExplodingGradient(Rule):
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("gradient/norm", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = ("clip-gradients", "lower-learning-rate", "rewind", "reinitialize")
-    explains: ClassVar[tuple[str, ...]] = ("non-finite", "dead-relu", "vanishing-gradient")
+    explains: ClassVar[tuple[str, ...]] = (
+        "non-finite",
+        "dead-relu",
+        "vanishing-gradient",
+        "collapsed-output",
+        "divergence",
+        "not-learning",
+        "plateau",
+    )
     advice: ClassVar[str] = (
         "Usually means that the learning rate or the initial weights are too large. "
         "Do this: go back to a state before it, and clip between backward() and step(): "

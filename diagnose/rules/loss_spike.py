@@ -61,7 +61,14 @@ class LossSpike(Rule):
     root: ClassVar[Root] = Root.DATA
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
     remedies: ClassVar[tuple[str, ...]] = ("skip-step", "clip-gradients", "rewind", "lower-learning-rate")
-    explains: ClassVar[tuple[str, ...]] = ("divergence", "exploding-gradient", "dead-relu", "non-finite", "plateau")
+    explains: ClassVar[tuple[str, ...]] = (
+        "divergence",
+        "exploding-gradient",
+        "dead-relu",
+        "non-finite",
+        "plateau",
+        "collapsed-output",
+    )
     advice: ClassVar[str] = (
         "Usually means a batch with broken values, or a step that was too large for it. "
         "Do this: skip that batch and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0). "

@@ -53,7 +53,7 @@ class MemoryGrowth(Rule):
     lasting: float = Field(
         0.8, gt=0, lt=1, description="second half over first half (of a leak it is 1, what saturates falls off)"
     )
-    growth: float = Field(20 * MB, gt=0, description="bytes (a recording of this kind may take as much)")
+    growth: float = Field(20_000_000.0, gt=0, description="bytes (a recording of this kind may take as much)")
     relative: float = Field(0.02, ge=0, description="of what was in use, a share (below it many hours will do no harm)")
 
     def check(self, history: History) -> Iterator[Finding]:

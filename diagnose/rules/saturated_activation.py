@@ -57,6 +57,7 @@ class SaturatedActivation(Rule):
     )
     explains: ClassVar[tuple[str, ...]] = (
         "vanishing-gradient",
+        "collapsed-output",
         "not-learning",
         "plateau",
         "slow-convergence",

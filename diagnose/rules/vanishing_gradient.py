@@ -53,7 +53,14 @@ class VanishingGradient(Rule):
     needs: ClassVar[tuple[str, ...]] = ("gradient_norm", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = ("insert-batchnorm", "reinitialize", "replace-activation", "insert-residual")
     # dead units give no gradient at all: where a small one arrives, signals have shrunk until all inputs look alike
-    explains: ClassVar[tuple[str, ...]] = ("dead-relu",)
+    explains: ClassVar[tuple[str, ...]] = (
+        "dead-relu",
+        "collapsed-output",
+        "not-learning",
+        "plateau",
+        "slow-convergence",
+        "underfitting",
+    )
     advice: ClassVar[str] = (
         "Usually means too many saturating activations in a row, or weights drawn too small. "
         "Do this: put a batch or layer norm before each activation, or use ReLU with He's initialisation. "

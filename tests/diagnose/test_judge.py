@@ -54,7 +54,8 @@ def test_the_root_leads_and_what_it_explains_follows() -> None:
         ("dead-relu", "exploding-gradient"),
         ("non-finite", "exploding-gradient"),
     ]
-    assert diagnosis.checked == ("TM101", "TM202", "TM301")
+    assert {"TM101", "TM202", "TM301"} <= set(diagnosis.checked)
+    assert not {"TM201", "TM501"} & set(diagnosis.checked)
 
 
 def test_ids_are_unique_and_count_from_one() -> None:
@@ -123,13 +124,14 @@ def test_a_rule_that_raises_hides_no_other() -> None:
 def test_what_could_not_be_checked_is_listed_with_the_reason() -> None:
     diagnosis = judge(History.of(train_loss=[1.0, 0.5]))
     assert diagnosis.findings == ()
-    assert diagnosis.checked == ("TM101",)
-    assert {one.name: one.reason for one in diagnosis.not_checked} == {
+    assert "TM101" in diagnosis.checked
+    assert {one.name: one.reason for one in diagnosis.not_checked}.items() >= {
         "vanishing-gradient": "no gradient_norm in this history",
         "exploding-gradient": "no gradient/norm in this history",
         "dead-relu": "no dead_units_lasting in this history",
         "overfitting": "no validation loss in this history",
-    }
+    }.items()
+    assert len(diagnosis.checked) + len(diagnosis.not_checked) == len(catalogue())
 
 
 def test_only_the_given_rules_judge() -> None:
