@@ -7,7 +7,7 @@ import torch
 
 from tests.patients.illnesses import ACTS, ILLNESSES, WITHOUT_PATIENTS
 from tests.patients.patient import Patient, clinic
-from tests.patients.training import Data, Missing, Training, accumulating_step, logged_once
+from tests.patients.training import Data, Missing, Outcome, Training, accumulating_step, logged_once, train
 from trainmedic.diagnose.judge import catalogue
 from trainmedic.remedies.remedy import pharmacy
 
@@ -20,6 +20,7 @@ QUICK = (
     "apart-raw-wines",
     "apart-uncentred-targets",
 )
+WITHOUT_RULES = {"ignore": [rule.code for rule in catalogue()]}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,13 @@ def built(patient: Patient, *, sick: bool = True) -> Training:
         return patient.build(sick=sick)
     except Missing as error:
         pytest.skip(str(error))
+
+
+def briefly(name: str, *, sick: bool = True, watched: bool = False) -> Outcome:
+    """The first epochs of a patient's training, with no rules: they have tests of their own."""
+    training = built(clinic()[name], sick=sick)
+    training.epochs = min(training.epochs, 4)
+    return train(training, watched=watched, **({"settings": WITHOUT_RULES} if watched else {}))
 
 
 def test_there_are_enough() -> None:
@@ -81,9 +89,7 @@ def test_nobody_is_labelled_healthy_and_treated() -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_patient_runs_watched_and_the_medic_leaves_its_numbers_alone(name: str) -> None:
-    patient = clinic()[name]
-    built(patient)
-    watched, bare = patient.run(), patient.run(watched=False)
+    watched, bare = briefly(name, watched=True), briefly(name)
     assert watched.score == bare.score
     assert watched.steps == bare.steps
     assert watched.report.history.names()
@@ -91,10 +97,9 @@ def test_a_patient_runs_watched_and_the_medic_leaves_its_numbers_alone(name: str
 
 @pytest.mark.parametrize("name", [name for name in QUICK if not clinic()[name].healthy])
 def test_the_same_seed_gives_the_same_twin(name: str) -> None:
-    patient = clinic()[name]
-    built(patient)
-    twins = [patient.run(sick=False, watched=False).score for _ in range(2)]
-    assert twins[0] == twins[1] != patient.run(watched=False).score
+    twin = briefly(name, sick=False)
+    assert briefly(name, sick=False).score == twin.score
+    assert briefly(name).score != twin.score
 
 
 def test_what_a_repair_needs_is_there() -> None:
