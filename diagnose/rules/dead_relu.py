@@ -70,7 +70,8 @@ class DeadRelu(Rule):
                 continue
             alive = np.flatnonzero(shares <= limit)
             onset = int(alive[-1]) + 1 if len(alive) else 0
-            hit.append((float(shares[-1]), layer, int(steps[onset]), int(steps[onset + self.patience - 1])))
+            since = _silent_since(history, layer, int(steps[onset]))
+            hit.append((float(shares[-1]), layer, since, int(steps[onset + self.patience - 1])))
         if not hit:
             return
         hit.sort(reverse=True)
@@ -104,6 +105,18 @@ class DeadRelu(Rule):
         History.of(relu1__dead_units_lasting=[0.0] * 5 + [0.7] * 2 + [0.1] * 10),
         History.of(layers=[Layer("act", "ReLU", 0, activation="relu")], act__dead_units_lasting=[0.0, 0.6]),
     )
+
+
+def _silent_since(history: History, layer: str, step: int) -> int:
+    """The step at which the silence began that had lasted for long enough at ``step``."""
+    if "dead_samples" not in history or layer not in history.layers("dead_samples").layers:
+        return step
+    steps, watched = history.layers("dead_samples").column(layer)
+    before = steps <= step
+    steps, watched = steps[before], watched[before]
+    if not len(steps):
+        return step
+    return int(steps[np.searchsorted(watched, watched[-1] - history.facts.get("dead_after", 1_000), side="right")])
 
 
 def _state(history: History) -> tuple[bool, float]:

@@ -115,7 +115,8 @@ class UnnormalizedInput(Rule):
         scales = [scale for scale in (self._input(history), self._target(history)) if scale is not None]
         if not scales or learnt(history) > self.works:
             return
-        seen = self._lost_until(history)
+        targets_only = [scale.series for scale in scales] == ["target/std"]
+        seen = self._lost_until(history, patience=2 if targets_only else 1)  # outputs have to walk to their targets
         if seen is None:
             return
         first = self._first_loss(history)
@@ -156,7 +157,7 @@ class UnnormalizedInput(Rule):
         message = f"targets are {mean:.3g} on average, give or take {spread:.3g}"
         return _Scale("target/std", message, abs(mean) + spread, self.far)
 
-    def _lost_until(self, history: History) -> int | None:
+    def _lost_until(self, history: History, patience: int) -> int | None:
         """The step by which too much of the run had passed at the level of chance; ``None`` if it never did."""
         tellers = skill(history)
         if not tellers:
@@ -170,7 +171,7 @@ class UnnormalizedInput(Rule):
         last = int(history.series("train/loss").steps[-1])
         total = history.facts.get("total_steps")
         length = total if isinstance(total, int) and total > 0 else last - begin + 1
-        granted = max(self.steps, int(self.lost * length)) + SPAN  # the median looks back
+        granted = patience * max(self.steps, int(self.lost * length)) + SPAN  # the median looks back
         for limit in (begin + granted, begin + 2 * granted):
             if min(better, default=last + 1) <= limit or last < limit:
                 return None

@@ -224,4 +224,6 @@ def test_healthy_runs_are_left_in_peace(name: str) -> None:
 @pytest.mark.parametrize("name", SICK)
 def test_sick_runs_are_told_by_their_root(name: str) -> None:
     report = SICK[name].run()
-    assert [finding.name for finding in report.findings if finding.explained_by is None] == [name]
+    root = {"exploding-gradient": "bad-initialization"}.get(name, name)  # its weights were drawn too large
+    assert [finding.name for finding in report.findings if finding.explained_by is None] == [root]
+    assert name in [finding.name for finding in report.findings]
