@@ -134,7 +134,7 @@ def photograph_stays_large(sick: bool) -> Training:
 )  # fmt: skip
 def text_stays_large(sick: bool) -> Training:
     model = CharRNN()
-    training = Training(model, adam(model, 0.06), licences(), epochs=6, batch=32)
+    training = Training(model, adam(model, 0.06), licences(), epochs=5, batch=32)
     return training if sick else training.scheduled(lr_scheduler.CosineAnnealingLR, training.steps)
 
 

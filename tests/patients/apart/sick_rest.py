@@ -61,7 +61,7 @@ def few_images(sick: bool) -> Training:
 def one_page(sick: bool) -> Training:
     model = CharRNN(64)
     data = licences().first(64) if sick else licences()
-    return Training(model, adam(model, 5e-3), data, epochs=80 if sick else 4, batch=32)
+    return Training(model, adam(model, 5e-3), data, epochs=64 if sick else 4, batch=32)
 
 
 SMALL = ("TM404", "TM405", "TM305")
@@ -76,7 +76,7 @@ def two_units(sick: bool) -> Training:
 @sick("TM502", "two units read a licence", family="char-rnn", data="licences", metric=SKILL, symptoms=SMALL)
 def two_units_read(sick: bool) -> Training:
     model = CharRNN(2 if sick else 48)
-    return Training(model, adam(model, 0.01), licences(), epochs=6, batch=32)
+    return Training(model, adam(model, 0.01), licences(), epochs=5, batch=32)
 
 
 def rare(data: Data, keep: int, label: int) -> Data:
@@ -178,7 +178,7 @@ def exponential_per_batch(sick: bool) -> Training:
       symptoms=("TM602", *CRAWLING), cures=FASTER, onset=None)  # fmt: skip
 def early_milestones(sick: bool) -> Training:
     model = CharRNN()
-    training = Training(model, adam(model, 5e-3), licences(), epochs=6, batch=32)
+    training = Training(model, adam(model, 5e-3), licences(), epochs=5, batch=32)
     return training.scheduled(lr_scheduler.MultiStepLR, [3, 4, 5], 0.1, per="step" if sick else "epoch")
 
 

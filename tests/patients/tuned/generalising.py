@@ -43,7 +43,7 @@ def hundred_patients(sick: bool) -> Training:
 def forty_lines(sick: bool) -> Training:
     model = GPT()
     data = gpl().first(48) if sick else gpl()
-    return Training(model, adamw(model, 1e-2), data, epochs=100 if sick else 5, batch=16)
+    return Training(model, adamw(model, 1e-2), data, epochs=80 if sick else 5, batch=16)
 
 
 SMALL = ("TM404", "TM405", "TM305")

@@ -309,4 +309,4 @@ def slow_start() -> Training:
     model = PixelReader(32)
     with torch.no_grad():
         model.rnn.bias_hh_l0[32:64] = 1.0
-    return Training(model, adam(model, 1e-2), digits(), step=clipped_step(1.0), epochs=12)
+    return Training(model, adam(model, 1e-2), digits(), step=clipped_step(1.0), epochs=10)
