@@ -116,7 +116,8 @@ def _silent_since(history: History, layer: str, step: int) -> int:
     steps, watched = steps[before], watched[before]
     if not len(steps):
         return step
-    return int(steps[np.searchsorted(watched, watched[-1] - history.facts.get("dead_after", 1_000), side="right")])
+    began = int(np.searchsorted(watched, watched[-1] - history.facts.get("dead_after", 1_000), side="right"))
+    return int(steps[min(began, len(steps) - 1)])
 
 
 def _state(history: History) -> tuple[bool, float]:
