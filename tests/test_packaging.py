@@ -72,8 +72,9 @@ def test_every_folder_with_python_files_is_a_listed_package_and_the_other_way_ro
     assert sorted(CONFIG["packages"]) == sorted(folders)
 
 
-def test_every_package_has_its_folder_in_package_dir() -> None:
-    at = {name: name.removeprefix("trainmedic.").replace(".", "/") for name in CONFIG["packages"]}
+def test_every_package_that_lies_elsewhere_has_its_folder_in_package_dir() -> None:
+    inside = {name: name.removeprefix("trainmedic.").replace(".", "/") for name in CONFIG["packages"]}
+    at = {name: folder for name, folder in inside.items() if folder.partition("/")[0] in ("trainmedic", *FOLDERS)}
     assert CONFIG["package-dir"] == at
 
 

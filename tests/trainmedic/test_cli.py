@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import trainmedic.analysis
+import trainmedic.commands
 from trainmedic import catalog
 from trainmedic.cli import main
 from trainmedic.diagnose.judge import catalogue
@@ -142,6 +143,14 @@ def test_one_unreadable_file_beside_a_healthy_one(healthy: Path, tmp_path: Path)
     assert content["unreadable"][0]["path"] == str(broken)
     assert "not valid JSON (cut off?)" in content["unreadable"][0]["reason"]
     assert result.stderr.startswith(f"trainmedic: error: {broken}: not valid JSON")
+
+
+def test_every_command_is_a_file_of_its_own() -> None:
+    files = Path(trainmedic.commands.__path__[0]).glob("[!_]*.py")
+    listed = run("--help").stdout.partition("Commands:")[2]
+    for name in (file.stem for file in files):
+        assert f"\n  {name} " in listed
+        assert run(name, "--help").stdout.startswith(f"Usage: trainmedic {name} ")
 
 
 @pytest.mark.parametrize(

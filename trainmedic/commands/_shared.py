@@ -1,0 +1,127 @@
+"""What commands share: options, exit codes, and how results leave."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainmedic.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainmedic.reports.report import Report
+    from trainmedic.settings import Settings
+
+FINE, FOUND, NOT_JUDGED = 0, 1, 2
+"""Exit codes: nothing was found, something was, it could not judge or was called wrongly."""
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def format_option(*forms: str) -> Decorator:
+    """``--format``, as the parameter ``form``; the first one is the default."""
+    return click.option(
+        "--format", "form", type=click.Choice(forms), default=forms[0], show_default=True, help="Form of the output."
+    )
+
+
+output_option: Decorator = click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), help="Write to this file instead of the terminal."
+)
+
+fail_on_option: Decorator = click.option(
+    "--fail-on",
+    type=click.Choice(["info", "warning", "error", "never"]),
+    default="error",
+    show_default=True,
+    help="Exit with 1 where a finding is at least this severe.",
+)
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--select``, ``--ignore`` and ``--settings``, as the parameters that :func:`chosen_settings` takes."""
+    options: tuple[Decorator, ...] = (
+        click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes or names, by commas."),
+        click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules."),
+        click.option("--settings", "settings_file", metavar="FILE", help="Settings (TOML), not those found here."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen_settings(settings_file: str | None, select: Sequence[str], ignore: Sequence[str]) -> "Settings":
+    """The settings of the file or of this directory, with the rules chosen on the command line."""
+    from trainmedic.settings import Settings, find_rule
+
+    for given in (*select, *ignore):
+        for name in given.split(","):
+            find_rule(name.strip())  # complains of a misspelt name by itself
+    settings = Settings.load(settings_file)
+    chosen = {key: ",".join(given) for key, given in (("select", select), ("ignore", ignore)) if given}
+    return Settings.load({**settings.model_dump(), **chosen}) if chosen else settings
+
+
+def show(
+    reports: Sequence["Report"], form: str, output: str | None, unreadable: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Write reports in one of the forms. ``unreadable``: (path, reason) of what could not be judged."""
+    if form == "json":
+        from trainmedic.reports.report import document, dumps
+
+        write(dumps(document(reports, unreadable)) + "\n", output)
+    elif reports:
+        _show_text(reports, output)
+
+
+def _show_text(reports: Sequence["Report"], output: str | None) -> None:
+    from rich.console import Console
+
+    from trainmedic.reports.terminal import WIDTH, render
+
+    screen = Console()
+    shown = output is None and screen.is_terminal
+    write(render(*reports, width=screen.width if shown else WIDTH, color=shown and not screen.no_color), output)
+
+
+def write(text: str, output: str | None) -> None:
+    """Text to a file, or to the terminal where there is none."""
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {output!r}: {error.strerror or error}") from error
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    from trainmedic.reports.wording import printable
+
+    click.echo(f"trainmedic: error: {printable(text)}", err=True)
+
+
+def exit_code(reports: Sequence["Report"], unreadable: bool, fail_on: str) -> int:
+    """What ``--fail-on`` makes of the reports."""
+    from trainmedic.diagnose import Severity
+
+    worst: list[Severity] = [report.severity for report in reports if report.severity is not None]
+    if fail_on != "never" and any(severity.rank >= Severity(fail_on).rank for severity in worst):
+        return FOUND
+    judged = bool(reports) and all(report.checked for report in reports)
+    return FINE if judged and not unreadable else NOT_JUDGED
+
+
+def listing(what: str, entries: list[dict[str, Any]], form: str) -> None:
+    """Show a part of the catalogue."""
+    import json
+
+    from trainmedic import __version__, catalog
+
+    if form == "json":
+        tool = {"name": "trainmedic", "version": __version__}
+        click.echo(json.dumps({"version": 1, "tool": tool, what: entries}, indent=1))
+        return
+    click.echo(catalog.overview(entries))
+    click.echo(f"\n{len(entries)} {what}; more about one: trainmedic explain NAME")
