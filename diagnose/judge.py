@@ -43,6 +43,8 @@ class Diagnosis:
     checked: tuple[str, ...] = ()
     not_checked: tuple[NotChecked, ...] = ()
     errors: tuple[str, ...] = field(default=())
+    suppressed: tuple[str, ...] = ()
+    """What was not told because the user does not want it, and suppressions that nothing was found for."""
 
 
 def judge(history: History, rules: Sequence[Rule] | None = None) -> Diagnosis:
@@ -54,18 +56,37 @@ def judge(history: History, rules: Sequence[Rule] | None = None) -> Diagnosis:
     checked: list[str] = []
     not_checked: list[NotChecked] = []
     errors: list[str] = []
+    suppressed: list[str] = []
     for rule in rules if rules is not None else [rule() for rule in catalogue()]:
         try:
             reason = rule.unmet(history)
             if reason is None:
-                findings += list(rule.check(history))  # all of it or, if it raises, nothing
+                told, remarks = _suppressed(rule, history, list(rule.check(history)))
+                findings += told  # all of it or, if it raises, nothing
+                suppressed += remarks
                 checked.append(rule.code)
         except Exception as error:
             reason = f"the rule failed: {type(error).__name__}: {error}"
             errors.append(f"{rule.code} {rule.name}: {reason}")
         if reason is not None:
             not_checked.append(NotChecked(rule.code, rule.name, reason))
-    return Diagnosis(tuple(order(findings)), tuple(checked), tuple(not_checked), tuple(errors))
+    return Diagnosis(
+        tuple(order(findings)), tuple(checked), tuple(not_checked), tuple(errors), suppressed=tuple(suppressed)
+    )
+
+
+def _suppressed(rule: Rule, history: History, found: list[Finding]) -> tuple[list[Finding], list[str]]:
+    """What is left of a rule's findings where something is suppressed, and a remark for each suppression."""
+    waiting, remarks, view = list(rule.suppressed), [], history
+    while touching := next((one for one in waiting if any(one.touches(finding) for finding in found)), None):
+        waiting.remove(touching)
+        reason = f": {touching.reason}" if touching.reason else ""
+        remarks.append(f"suppressed: {touching}{reason}")
+        view = touching.hide(view)
+        again = list(rule.check(view)) if rule.unmet(view) is None else []
+        found = [finding for finding in again if not touching.covers(finding)]
+    unused = [f"unused suppression: nothing was found for {one}; take it out of the settings" for one in waiting]
+    return found, remarks + unused
 
 
 def order(findings: Iterable[Finding]) -> list[Finding]:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from trainmedic.diagnose.finding import Evidence, Finding, Severity
+from trainmedic.diagnose.suppression import Suppression
 from trainmedic.history import History
 
 HEADINGS = ("Why it is bad", "Usual causes", "Formula", "Remedies", "Known limits", "Source")
@@ -47,6 +48,8 @@ class Rule(BaseModel):
     sick: ClassVar[tuple[History, ...]]
     healthy: ClassVar[tuple[History, ...]]
 
+    _suppressed: tuple[Suppression, ...] = PrivateAttr(())
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -62,6 +65,17 @@ class Rule(BaseModel):
             if not any(name in history for name in need.split("|")):
                 return f"no {need.replace('|', ' or ')} in this history"
         return None
+
+    @property
+    def suppressed(self) -> tuple[Suppression, ...]:
+        """What the user does not want to be told by this rule."""
+        return self._suppressed
+
+    def suppressing(self, suppressed: Iterable[Suppression]) -> Self:
+        """This rule, with what the user does not want to be told."""
+        copy = self.model_copy()
+        copy._suppressed = tuple(suppressed)
+        return copy
 
     def finding(
         self,

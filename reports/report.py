@@ -70,7 +70,7 @@ class Report:
             advised=tuple(advised),
             refused=tuple(refused),
             cost=dict(cost or {}),
-            notes=(*notes, *diagnosis.errors),
+            notes=(*notes, *diagnosis.errors, *diagnosis.suppressed),
             path=path,
             format=format,
         )

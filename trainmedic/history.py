@@ -17,7 +17,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -240,6 +240,17 @@ class _Rows:
         part.count = len(part._steps)
         return part
 
+    def without(self, columns: Sequence[int], first: int, last: float) -> "_Rows":
+        """A copy in which these columns are empty in these steps; rows in which nothing is left are gone."""
+        part = _Rows(list(self.columns), self._values.dtype.type, None)
+        values, within = self.values[:, : len(self.columns)].copy(), (self.steps >= first) & (self.steps <= last)
+        for column in columns:
+            values[within, column] = np.nan
+        kept = ~within | (len(columns) < len(self.columns))
+        part._steps, part._thinned, part._values = self.steps[kept], self._thinned[: self.count][kept], values[kept]
+        part.count = len(part._steps)
+        return part
+
     def _grow(self, rows: int, columns: int) -> None:
         steps, values, thinned = self._steps, self._values, self._thinned
         self._steps = np.empty(rows, dtype=np.int64)
@@ -384,6 +395,19 @@ class History:
         part.facts, part.architecture = self.facts, self.architecture
         for source, target in ((self._series, part._series), (self._tables, part._tables)):
             target.update({name: rows.since(step) for name, rows in source.items()})
+        return part
+
+    def without(self, hidden: Callable[[str], bool], first: int, last: float) -> "History":
+        """This history as if series and layers of a ``hidden`` name had not been measured from ``first`` to ``last``.
+
+        Shares the facts, the table of layers, and all numbers that stay.
+        """
+        part = self.since(self.first_step)
+        for source in (part._series, part._tables):
+            for name, rows in source.items():
+                columns = [i for column, i in rows.columns.items() if hidden(column)]
+                if columns:
+                    source[name] = rows.without(columns, first, last)
         return part
 
     def _all(self) -> list[_Rows]:

@@ -172,7 +172,11 @@ class Medic:
             treatments=self._treating.record(),
             advised=tuple(self._do("advising", self._treating.advise, diagnosis.findings) or ()),
             refused=tuple(self._treating.refused.items()),
-            notes=(*self._notes, *(f"not measured: {what}: {why}" for what, why in self._not_measured().items())),
+            notes=(
+                *self._notes,
+                *diagnosis.suppressed,
+                *(f"not measured: {what}: {why}" for what, why in self._not_measured().items()),
+            ),
             cost=self._cost(),
             path=str(self._writing.logdir) if self._writing else "",
             format="live",
@@ -266,7 +270,8 @@ class Medic:
         unchecked = tuple(rule for rule in diagnosis.not_checked if rule.code not in self._checked)
         since = self._treating.since
         earlier = [finding for (segment, _), finding in self._findings.items() if segment != since]
-        return Diagnosis((*earlier, *present), tuple(sorted(self._checked)), unchecked)
+        found = (*earlier, *present)
+        return Diagnosis(found, tuple(sorted(self._checked)), unchecked, suppressed=diagnosis.suppressed)
 
     def _remember(self, diagnosis: Diagnosis) -> list[Finding]:
         """Give findings the ids that they had before, and tell the new ones."""

@@ -11,10 +11,21 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from trainmedic.diagnose import Rule
+from trainmedic.diagnose import Rule, Suppression
 from trainmedic.diagnose.judge import catalogue
 from trainmedic.errors import UsageError, nearest
 from trainmedic.remedies.remedy import pharmacy
+
+# What a number means in an ordinary training from scratch, and not in these.
+PROGRESS = ("divergence", "loss-spike", "loss-oscillation", "plateau", "slow-convergence", "not-learning")
+FIT = ("underfitting", "overfitting", "validation-mismatch", "class-imbalance")
+PRESETS: dict[str, tuple[str, ...]] = {
+    "fine-tuning": ("bad-initialization", "learning-rate-too-low", "slow-convergence", "frozen-layer"),
+    "gan": (*PROGRESS, *FIT),
+    "rl": (*PROGRESS, *FIT, "noisy-gradient", "unnormalized-input", "collapsed-output"),
+}
+"""By kind of training, the rules that have no meaning there: weights that come trained and shall hardly move; losses of
+players, which measure no progress; data that an agent makes itself, with targets that move."""
 
 
 class Settings(BaseModel):
@@ -24,6 +35,8 @@ class Settings(BaseModel):
 
     select: tuple[str, ...] = Field((), description="rules to run, by code or name; empty means all")
     ignore: tuple[str, ...] = Field((), description="rules not to run, by code or name")
+    preset: tuple[str, ...] = Field((), description="kinds of training whose meaningless rules are left out")
+    suppress: tuple[Suppression, ...] = Field((), description="what not to tell: a rule, where, in which steps, why")
     rules: dict[str, dict[str, Any]] = Field({}, description="thresholds by rule, by code or name")
     every: int | None = Field(None, ge=1, description="measure every N-th step; unset: as often as the budget allows")
     budget: float = Field(0.01, gt=0, le=1, description="share of the step time that watching may cost")
@@ -38,7 +51,7 @@ class Settings(BaseModel):
     max_treatments: int = Field(8, ge=0, description="treatments tried in one run, at most")
     ignore_remedies: tuple[str, ...] = Field((), description="remedies never to apply, by name")
 
-    @field_validator("select", "ignore", "ignore_remedies", mode="before")
+    @field_validator("select", "ignore", "preset", "ignore_remedies", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -48,6 +61,32 @@ class Settings(BaseModel):
     def _known_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             find_rule(name)
+        return value
+
+    @field_validator("preset")
+    @classmethod
+    def _known_presets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PRESETS:
+                raise UsageError(f"unknown preset {name!r}{nearest(name, PRESETS)} (there are {', '.join(PRESETS)})")
+        return value
+
+    @field_validator("suppress", mode="before")
+    @classmethod
+    def _tables(cls, value: Any) -> Any:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(one, Mapping | Suppression):
+                raise UsageError(f"must be tables with at least a rule, but got {one!r:.60} (whole rules: ignore)")
+            for key in one if isinstance(one, Mapping) else ():
+                if key not in Suppression.model_fields:
+                    raise UsageError(f"unknown key {key!r}{nearest(str(key), Suppression.model_fields)}")
+        return value
+
+    @field_validator("suppress")
+    @classmethod
+    def _known_suppressed(cls, value: tuple[Suppression, ...]) -> tuple[Suppression, ...]:
+        for one in value:
+            find_rule(one.rule)
         return value
 
     @field_validator("ignore_remedies")
@@ -70,12 +109,14 @@ class Settings(BaseModel):
         return value
 
     def configured_rules(self) -> list[Rule]:
-        """The rules to run, with their thresholds."""
+        """The rules to run, with their thresholds and what of them is suppressed. What is selected beats a preset."""
         thresholds = {find_rule(name): fields for name, fields in self.rules.items()}
-        selected = {find_rule(name) for name in self.select} or set(catalogue())
-        ignored = {find_rule(name) for name in self.ignore}
-        run = [rule for rule in catalogue() if rule in selected and rule not in ignored]
-        return [_configured(rule, thresholds.get(rule, {})) for rule in run]
+        selected = {find_rule(name) for name in self.select}
+        meaningless = {find_rule(name) for preset in self.preset for name in PRESETS[preset]}
+        left_out = {find_rule(name) for name in self.ignore} | (meaningless - selected)
+        run = [rule for rule in catalogue() if rule in (selected or catalogue()) and rule not in left_out]
+        suppressed = {rule: [one for one in self.suppress if find_rule(one.rule) is rule] for rule in run}
+        return [_configured(rule, thresholds.get(rule, {})).suppressing(suppressed[rule]) for rule in run]
 
     @classmethod
     def load(cls, given: "Settings | Mapping[str, Any] | str | os.PathLike[str] | None" = None) -> Self:

@@ -7,7 +7,7 @@ import pytest
 
 from trainmedic.diagnose.judge import catalogue
 from trainmedic.errors import UsageError
-from trainmedic.settings import Settings, find_rule
+from trainmedic.settings import PRESETS, Settings, find_rule
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +186,40 @@ def test_something_else_entirely() -> None:
 def test_a_rule_is_found_by_code_or_name() -> None:
     for rule in catalogue():
         assert find_rule(rule.code) is find_rule(rule.code.lower()) is find_rule(rule.name) is rule
+
+
+def test_suppressions_reach_their_rules_only() -> None:
+    given = {"suppress": [{"rule": "TM301", "where": "encoder.*"}, {"rule": "dead-relu", "steps": "0-9"}]}
+    by_code = {rule.code: rule.suppressed for rule in Settings.load(given).configured_rules()}
+    assert [str(one) for one in by_code["TM301"]] == ["TM301 of encoder.*", "dead-relu in steps 0-9"]
+    assert not any(suppressed for code, suppressed in by_code.items() if code != "TM301")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"rule": "dead-rely"}, "suppress: unknown rule 'dead-rely'; did you mean 'dead-relu'?"),
+        ({"rule": "TM301", "wher": "a"}, "suppress: unknown key 'wher'; did you mean 'where'?"),
+        ({"where": "a"}, "suppress.0.rule: Field required"),
+        ({"rule": "TM301", "steps": "9"}, "suppress.0.steps: must be a range of steps"),
+        ("TM301", "suppress: must be tables with at least a rule, but got 'TM301'"),
+    ],
+)
+def test_a_wrong_suppression_is_one_clear_error(given: Any, text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Settings.load({"suppress": [given]})
+    assert f"settings: {text}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_preset_leaves_out_what_means_nothing_there() -> None:
+    codes = [rule.name for rule in Settings.load({"preset": "gan"}).configured_rules()]
+    assert "loss-spike" not in codes
+    assert {"non-finite", "dead-relu"} <= set(codes)
+    assert [rule.code for rule in Settings.load({"preset": "gan", "select": "TM402"}).configured_rules()] == ["TM402"]
+
+
+def test_presets_name_rules_and_are_named_rightly() -> None:
+    assert [find_rule(name).name for names in PRESETS.values() for name in names]
+    with pytest.raises(UsageError, match="unknown preset 'finetuning'; did you mean 'fine-tuning'"):
+        Settings.load({"preset": ["finetuning"]})
