@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainmedic.diagnose import Evidence
+from trainmedic.diagnose.finding import Evidence, Number
 
 
 class Safety(StrEnum):
@@ -39,12 +39,26 @@ class Change(BaseModel):
     code: str
 
 
+class Rival(BaseModel):
+    """Another change that was tried in the same controlled trial, and lost. Numbers as in :class:`Treatment`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    change: Change
+    reason: str = Field("", description="why it lost")
+    treated: tuple[Evidence, ...] = ()
+    effect: Number | None = Field(None, description="share by which it lowered the loss at the last horizon")
+    p_value: Number | None = None
+
+
 class Treatment(BaseModel):
     """A change as it went: why, when, how it was tried, what came of it, and whether it was kept.
 
     ``trial`` is ``controlled`` (arms from one state, with and without the change) or ``sequential`` (applied, watched,
     compared with the time before; such an outcome is "followed by", never "helped"). ``control`` and ``treated`` are
-    the numbers that were compared: without and with the change, or before and after it.
+    the numbers that were compared: without and with the change, or before and after it; of a controlled trial one pair
+    for each of ``horizons``. What only a controlled trial has is empty for a sequential one, and ``uncontrolled`` says
+    why there was none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,3 +74,12 @@ class Treatment(BaseModel):
     treated: tuple[Evidence, ...] = ()
     outcome: Literal["on trial", "kept", "undone", "refused"] = "on trial"
     reason: str = Field("", description="why it was kept, undone or refused")
+    horizons: tuple[int, ...] = Field((), description="steps after which the arms were compared, in order")
+    judged_on: str = Field("", description="what the arms were judged on")
+    batches: int = Field(0, description="batches that the arms were judged on at each horizon")
+    effect: Number | None = Field(None, description="share by which the change lowered the loss at the last horizon")
+    least_effect: Number | None = Field(None, description="the share that was needed")
+    p_value: Number | None = Field(None, description="of the paired test at the last horizon; the larger, the weaker")
+    extra_steps: int = Field(0, description="steps that the trial has cost beside the run's own, all arms together")
+    rivals: tuple[Rival, ...] = Field((), description="other changes that were tried in the same trial, and lost")
+    uncontrolled: str = Field("", description="why there was no control")

@@ -11,7 +11,7 @@ import numpy as np
 from trainmedic.diagnose import Finding, Rule, Severity, number_to_json
 from trainmedic.diagnose.judge import NotChecked, judge
 from trainmedic.history import History
-from trainmedic.remedies.change import Change, Treatment
+from trainmedic.remedies.change import Change, Rival, Treatment
 
 VERSION = 1
 """Version of the JSON document. Within a version fields are only ever added."""
@@ -196,11 +196,16 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _treatment_to_dict(treatment: Treatment) -> dict[str, Any]:
+def _treatment_to_dict(treatment: Treatment | Rival) -> dict[str, Any]:
     # dict() keeps `before` and `after` as they are: pydantic would refuse an object that it cannot serialise
-    return {
-        **plain({key: value for key, value in treatment if key not in ("change", "control", "treated")}),
-        "change": plain(dict(treatment.change)),
-        "control": [evidence.model_dump(mode="json") for evidence in treatment.control],
-        "treated": [evidence.model_dump(mode="json") for evidence in treatment.treated],
-    }
+    content: dict[str, Any] = {}
+    for key, value in treatment:
+        if key == "change":
+            content[key] = plain(dict(value))
+        elif key == "rivals":
+            content[key] = [_treatment_to_dict(rival) for rival in value]
+        elif key in ("control", "treated"):
+            content[key] = [evidence.model_dump(mode="json") for evidence in value]
+        else:
+            content[key] = plain(value)
+    return content

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Treatment
 from trainmedic.reports.report import Report
-from trainmedic.reports.wording import code_block, columns, compared, evidence_text, listed, markdown, printable
+from trainmedic.reports.wording import (
+    code_block,
+    columns,
+    compared,
+    evidence_text,
+    listed,
+    lost,
+    markdown,
+    printable,
+    tried,
+)
 
 _files = count()
 
@@ -209,6 +219,9 @@ def treatment_markdown(treatment: Treatment) -> str:
         before, after = columns(treatment)
         lines += [f"| | {before} | {after} |", "|---|---|---|"]
         lines += [f"| {' | '.join(map(markdown, row))} |" for row in rows]
+    if tried(treatment):
+        lines += ["", f"**Tried:** {markdown(tried(treatment))}"]
+    lines += [f"\n**Lost:** {markdown(what)}: {markdown(why)}" for what, why in lost(treatment)]
     if treatment.reason:
         lines += ["", f"**Why {treatment.outcome}:** {markdown(treatment.reason)}"]
     return "\n".join([*lines, "", code_block(change.code)])

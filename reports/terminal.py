@@ -18,7 +18,7 @@ from trainmedic.diagnose import Finding, Severity
 from trainmedic.history import Array
 from trainmedic.remedies.change import Change, Treatment
 from trainmedic.reports.report import Report
-from trainmedic.reports.wording import columns, compared, counted, evidence_text, listed, number, printable
+from trainmedic.reports.wording import columns, compared, counted, evidence_text, listed, lost, number, printable, tried
 
 WIDTH = 100
 NARROWEST = 40
@@ -250,7 +250,9 @@ def _treatment(treatment: Treatment) -> Iterator[RenderableType]:
     yield Padding(text.append(f"{decided} ({treatment.trial} trial)", style="dim"), (0, 0, 0, 2))
     before, after = columns(treatment)
     numbers = "; ".join(f"{name} {before} {one}, {after} {other}" for name, one, other in compared(treatment))
-    yield _rows([("done", printable(change.summary)), ("numbers", numbers), ("why", printable(treatment.reason))])
+    also = [("lost", f"{what}: {why}") for what, why in lost(treatment)]
+    rows = [("done", printable(change.summary)), ("numbers", numbers), ("tried", tried(treatment))]
+    yield _rows([*rows, ("why", printable(treatment.reason)), *also])
 
 
 def _advised(report: Report) -> Iterator[RenderableType]:

@@ -87,3 +87,31 @@ def compared(treatment: Treatment) -> list[tuple[str, str, str]]:
 def columns(treatment: Treatment) -> tuple[str, str]:
     """What the two sides of a comparison are called. Only a control shows that a change helped."""
     return ("without", "with") if treatment.trial == "controlled" else ("before", "followed by")
+
+
+def share(value: float) -> str:
+    """A share of one, in per cent: two significant digits say enough."""
+    return f"{100 * value:.2g} %" if math.isfinite(value) else number(value)
+
+
+def tried(treatment: Treatment) -> str:
+    """How the change was tried: at which horizons, on what, with which effect, at which cost; or why uncontrolled."""
+    if treatment.trial != "controlled":
+        return f"no control: {printable(treatment.uncontrolled)}" if treatment.uncontrolled else ""
+    parts = []
+    if treatment.horizons:
+        parts.append(f"compared after {' and '.join(f'{steps:,}' for steps in treatment.horizons)} steps")
+    if treatment.batches:
+        parts.append(f"on {counted(treatment.batches, 'batch', 'batches')} of {printable(treatment.judged_on)}")
+    if treatment.effect is not None:
+        needed = f" ({share(treatment.least_effect)} needed)" if treatment.least_effect is not None else ""
+        parts.append(f"loss lower by {share(treatment.effect)}{needed}")
+    if treatment.p_value is not None:
+        parts.append(f"p = {number(treatment.p_value)}")
+    parts.append(counted(treatment.extra_steps, "extra step"))
+    return ", ".join(parts)
+
+
+def lost(treatment: Treatment) -> list[tuple[str, str]]:
+    """(what was done, why it lost) for every other change of the same trial."""
+    return [(printable(rival.change.summary), printable(rival.reason)) for rival in treatment.rivals]
