@@ -161,6 +161,12 @@ class Report:
 
         return render(self, width=width, color=color)
 
+    def to_markdown(self) -> str:
+        """The report as Markdown for pull requests and notes, within what a comment on GitHub may hold."""
+        from trainmedic.reports.markdown import render
+
+        return render(self)
+
 
 def document(reports: Iterable[Report], unreadable: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
     """The JSON document of several runs; ``unreadable`` holds (path, reason) of what could not be judged."""

@@ -5,19 +5,18 @@ move anything.
 """
 
 import io
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from trainmedic.diagnose import Finding, Severity
-from trainmedic.history import Array
 from trainmedic.remedies.change import Change, Treatment
 from trainmedic.reports.report import Report
+from trainmedic.reports.sparkline import sparkline
+from trainmedic.reports.verdict import cost_text, curves, grouped, not_checked, verdict
 from trainmedic.reports.wording import columns, compared, counted, evidence_text, listed, lost, number, printable, tried
 
 WIDTH = 100
@@ -29,7 +28,6 @@ SUMMARIES = 200
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan", None: "bold green"}
 OUTCOMES = {"kept": "green", "undone": "yellow", "refused": "yellow", "on trial": "cyan"}
-BARS = "▁▂▃▄▅▆▇█"
 
 
 class Code:
@@ -85,59 +83,16 @@ def show(report: Report, console: Console) -> None:
         console.print(part, markup=False, highlight=False, emoji=False, crop=False)
 
 
-def verdict(report: Report) -> str:
-    """What there is to know, in one line."""
-    if not report.findings:
-        return _calm(report)
-    roots, explained = report.roots, len(report.findings) - len(report.roots)
-    kinds = {Severity.ERROR: "wrong", Severity.WARNING: "suspicious", Severity.INFO: "worth knowing"}
-    counts = {kind: sum(finding.severity == severity for finding in roots) for severity, kind in kinds.items()}
-    (first_kind, first_count), *others = [(kind, count) for kind, count in counts.items() if count]
-    what = f"{counted(first_count, 'thing')} {first_kind}"
-    what += "".join(f", {count} {kind}" for kind, count in others)
-    what += f": {listed(_grouped(roots), 3)}"
-    return what + (f" ({counted(explained, 'more finding')} explained by {_these(roots)})" if explained else "")
-
-
-def _grouped(findings: Sequence[Finding]) -> list[str]:
-    """Each illness once, with its onset, or how often it was found and the first onset."""
-    onsets: dict[str, list[int]] = {}
-    for finding in findings:
-        onsets.setdefault(f"{finding.code} {finding.name}", []).append(finding.step)
-    return [
-        f"{illness} since step {min(steps):,}" + (f" ({len(steps):,} times)" if len(steps) > 1 else "")
-        for illness, steps in onsets.items()
-    ]
-
-
-def _these(roots: Sequence[Finding]) -> str:
-    return "it" if len(roots) == 1 else "these"
-
-
 def summary(report: Report) -> Text:
     """One line of a list of runs: severity, path, findings at the root."""
     name = report.severity.value if report.severity else "fine" if report.checked else "not judged"
     text = Text(f"{name:<10} ", style=STYLES[report.severity] if report.checked or report.findings else "bold magenta")
     text.append(printable(report.path) or "this run", style="default not bold")
     if report.findings:
-        text.append(": " + listed(_grouped(report.roots), 2), style="not bold")
+        text.append(": " + listed(grouped(report.roots), 2), style="not bold")
     elif not report.checked:
         text.append(": nothing in it that a rule needs", style="not bold")
     return text
-
-
-def sparkline(values: Array, width: int = 40) -> str:
-    """``values`` as ``width`` bars, the largest of each stretch; ``×`` where a stretch is not finite."""
-    stretches = [part for part in np.array_split(values, min(width, len(values))) if len(part)]
-    heights = np.array([part.max() if np.isfinite(part).all() else np.nan for part in stretches])
-    finite = heights[np.isfinite(heights)]
-    if not len(finite):
-        return "×" * len(heights)
-    low, span = finite.min(), finite.max() - finite.min()
-    levels = np.nan_to_num((heights - low) / (span or 1.0)) * (len(BARS) - 1)
-    return "".join(
-        BARS[round(level)] if np.isfinite(height) else "×" for height, level in zip(heights, levels, strict=True)
-    )
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:
@@ -155,7 +110,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield from _not_checked(report)
     yield from _block("notes", (("", note) for note in report.notes))
     if report.findings and report.cost:
-        yield Text(f"\n{_cost(report)}", style="dim")
+        yield Text(f"\n{cost_text(report)}", style="dim")
 
 
 def _header(report: Report) -> Text:
@@ -166,36 +121,12 @@ def _header(report: Report) -> Text:
     return text if report.format == "live" else text.append(f", read as {report.format}", style="dim not bold")
 
 
-def _calm(report: Report) -> str:
-    steps = report.history.last_step - report.history.first_step + 1
-    if not report.checked:
-        return "could not judge: this record holds nothing that a rule needs"
-    checked = f"{counted(len(report.checked), 'rule')} checked over {counted(steps, 'step')}"
-    return f"nothing wrong found: {checked}" + (f", {_cost(report)}" if report.cost else "")
-
-
-def _cost(report: Report) -> str:
-    measured, steps = report.cost.get("measured"), report.cost.get("steps")
-    share, seconds = report.cost.get("share"), report.cost.get("seconds")
-    parts = []
-    if measured is not None and steps is not None:
-        parts.append(f"{number(measured)} of {number(steps)} steps measured")
-    if share is not None:
-        parts.append(f"watching cost {100 * share:.1f} % of the time")
-    if seconds is not None:
-        parts[-1:] = [f"{parts[-1] if parts else 'watching cost'} ({seconds:.2g} s)"]
-    return ", ".join(parts)
-
-
 def _curve(report: Report) -> Iterator[Text]:
-    losses = ["train/loss", "validation/loss", *(n for n in report.history.names() if n.endswith("/loss"))]
-    for name in dict.fromkeys(losses[:2] if any(n in report.history for n in losses[:2]) else losses[2:4]):
-        if name not in report.history:
-            continue
-        values = report.history.series(name).values
+    for name in curves(report):
+        steps, values = report.history.series(name)
         if len(values) > 1:
             text = Text(f"  {printable(name):<16} ", style="dim")
-            text.append(sparkline(values), style="not dim blue")
+            text.append(sparkline(values, 40, steps), style="not dim blue")
             yield text.append(f"  {number(values[0])} to {number(values[-1])}", style="dim")
 
 
@@ -272,11 +203,7 @@ def _change(change: Change, finding: Finding | None) -> Iterator[RenderableType]
 
 
 def _not_checked(report: Report) -> Iterator[RenderableType]:
-    """Rules that could not judge, gathered by reason, those that share one on one line."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for entry in report.not_checked:
-        by_reason[entry.reason].append(f"{entry.code} {entry.name}")
-    yield from _block("not checked", ((", ".join(rules), reason) for reason, rules in by_reason.items()), style="dim")
+    yield from _block("not checked", ((", ".join(rules), reason) for reason, rules in not_checked(report)), style="dim")
 
 
 def _block(title: str, rows: Iterable[tuple[str, str]], style: str = "") -> Iterator[RenderableType]:

@@ -33,7 +33,10 @@ def code_block(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number for people: four significant digits, whole numbers in full, NaN and infinities by name."""
+    """A number for people: three significant digits, commas between thousands, NaN and infinities by name.
+
+    Whole numbers stand in full (``12,030``), as a step or a count is meant exactly.
+    """
     if value is None:
         return "-"
     if value != value:
@@ -42,12 +45,17 @@ def number(value: float | None) -> str:
         return "inf" if value > 0 else "-inf"
     if value == int(value) and abs(value) < 1e7:
         return f"{int(value):,}"
-    return f"{value:.4g}"
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def amount(value: float | None, unit: str = "") -> str:
-    """A number with its unit; ``x`` follows it directly, a word after a space."""
-    direct = unit in ("x", "×", "°") and value is not None and math.isfinite(value)
+    """A number with its unit; ``x`` follows it directly, a word after a space; only a dash where there is none."""
+    if value is None:
+        return number(value)
+    direct = unit in ("x", "×", "°") and math.isfinite(value)
     return f"{number(value)}{'' if direct else ' '}{printable(unit)}".rstrip()
 
 

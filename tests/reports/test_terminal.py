@@ -10,7 +10,8 @@ import pytest
 from trainmedic.diagnose import Finding, Severity
 from trainmedic.history import History
 from trainmedic.reports.report import Report
-from trainmedic.reports.terminal import render, sparkline
+from trainmedic.reports.sparkline import sparkline
+from trainmedic.reports.terminal import render
 
 
 def test_a_sick_run_shows_verdict_evidence_advice_and_what_it_explains(report: Report) -> None:

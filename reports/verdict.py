@@ -1,0 +1,74 @@
+"""What there is to know of a run in a few words, the same wherever a report is shown."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from trainmedic.diagnose import Finding, Severity
+from trainmedic.reports.report import Report
+from trainmedic.reports.wording import counted, listed, number
+
+
+def verdict(report: Report) -> str:
+    """What there is to know, in one sentence without a full stop. Names in it are made printable."""
+    if not report.findings:
+        return _calm(report)
+    explained = len(report.findings) - len(report.roots)
+    what = f"{how_many(report.roots)}: {listed(grouped(report.roots), 3)}"
+    these = "it" if len(report.roots) == 1 else "these"
+    return what + (f" ({counted(explained, 'more finding')} explained by {these})" if explained else "")
+
+
+def how_many(roots: Sequence[Finding]) -> str:
+    """``2 things wrong, 1 suspicious``."""
+    kinds = {Severity.ERROR: "wrong", Severity.WARNING: "suspicious", Severity.INFO: "worth knowing"}
+    counts = {kind: sum(finding.severity == severity for finding in roots) for severity, kind in kinds.items()}
+    (first_kind, first_count), *others = [(kind, count) for kind, count in counts.items() if count]
+    return f"{counted(first_count, 'thing')} {first_kind}" + "".join(f", {count:,} {kind}" for kind, count in others)
+
+
+def grouped(findings: Sequence[Finding]) -> list[str]:
+    """Each illness once, with its onset, or how often it was found and the first onset."""
+    onsets: dict[str, list[int]] = {}
+    for finding in findings:
+        onsets.setdefault(f"{finding.code} {finding.name}", []).append(finding.step)
+    return [
+        f"{illness} since step {min(steps):,}" + (f" ({len(steps):,} times)" if len(steps) > 1 else "")
+        for illness, steps in onsets.items()
+    ]
+
+
+def cost_text(report: Report) -> str:
+    """What watching cost, empty where that is not known."""
+    measured, steps = report.cost.get("measured"), report.cost.get("steps")
+    share, seconds = report.cost.get("share"), report.cost.get("seconds")
+    parts = []
+    if measured is not None and steps is not None:
+        parts.append(f"{number(measured)} of {number(steps)} steps measured")
+    if share is not None:
+        parts.append(f"watching cost {100 * share:.1f} % of the time")
+    if seconds is not None:
+        parts[-1:] = [f"{parts[-1] if parts else 'watching cost'} ({seconds:.2g} s)"]
+    return ", ".join(parts)
+
+
+def not_checked(report: Report) -> list[tuple[str, list[str]]]:
+    """(reason, codes with names) of the rules that could not judge, those that share a reason together."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for entry in report.not_checked:
+        by_reason[entry.reason].append(f"{entry.code} {entry.name}")
+    return list(by_reason.items())
+
+
+def curves(report: Report) -> list[str]:
+    """The series that are worth a line: the losses, of training and validation, or up to two that are called so."""
+    names = report.history.names()
+    main = [name for name in ("train/loss", "validation/loss") if name in names]
+    return main or [name for name in names if name.endswith("/loss")][:2]
+
+
+def _calm(report: Report) -> str:
+    steps = report.history.last_step - report.history.first_step + 1
+    if not report.checked:
+        return "could not judge: this record holds nothing that a rule needs"
+    checked = f"{counted(len(report.checked), 'rule')} checked over {counted(steps, 'step')}"
+    return f"nothing wrong found: {checked}" + (f", {cost_text(report)}" if report.cost else "")
