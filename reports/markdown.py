@@ -20,9 +20,11 @@ from trainmedic.reports.wording import (
     compared,
     counted,
     listed,
+    lost,
     markdown,
     number,
     printable,
+    tried,
 )
 
 LIMIT = 64_000
@@ -188,6 +190,9 @@ def _treatment(treatment: Treatment) -> str:
     rows = compared(treatment)
     if rows:
         lines += [_table(("", *columns(treatment)), [tuple(map(text, row)) for row in rows], align="lrr"), ""]
+    if tried(treatment):
+        lines += [f"**Tried:** {text(tried(treatment))}", ""]
+    lines += [f"**Lost:** {text(what)}: {text(why)}\n" for what, why in lost(treatment)[:ROWS]]
     if treatment.reason:
         lines += [f"**Why {treatment.outcome}:** {text(treatment.reason)}", ""]
     title = f"step {treatment.step:,}: {change.remedy} for {treatment.code} {treatment.illness}: "

@@ -62,7 +62,7 @@ def not_checked(report: Report) -> list[tuple[str, list[str]]]:
 def curves(report: Report) -> list[str]:
     """The series that are worth a line: the losses, of training and validation, or up to two that are called so."""
     names = report.history.names()
-    main = [name for name in names if name in ("train/loss", "validation/loss")]
+    main = sorted(name for name in names if name in ("train/loss", "validation/loss"))
     return main or [name for name in names if name.endswith("/loss")][:2]
 
 
