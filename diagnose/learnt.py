@@ -57,12 +57,12 @@ def chance(history: History) -> float:
     return spread**2 if loss in SQUARES else NORMAL_ABSOLUTE * spread if loss in ABSOLUTES else float("nan")
 
 
-def skill(history: History) -> list[Series]:
+def skill(history: History, sigmas: float = 0.0) -> list[Series]:
     """Shares of the task that were learnt, by what of it can be told: 0 is what chance knows, 1 all, less is worse.
 
     By the loss against :func:`chance`, and by the accuracy on training batches against always naming the commonest
     class. Medians of ``SPAN`` values before each step, so that no value depends on later ones. Empty if neither is
-    known.
+    known. An accuracy counts as ``sigmas`` standard errors lower: small batches beat the commonest class by chance.
     """
     known = []
     guess = chance(history)
@@ -74,8 +74,16 @@ def skill(history: History) -> list[Series]:
         commonest = max([1 / classes, *shares(history).values()])
         if commonest < 1:
             steps, values = history.series("output/accuracy")
-            known.append(Series(steps, (preceding_median(values, SPAN) - commonest) / (1 - commonest)))
+            doubt = sigmas * _doubt(history, commonest)
+            known.append(Series(steps, (preceding_median(values, SPAN) - commonest - doubt) / (1 - commonest)))
     return known
+
+
+def _doubt(history: History, rate: float) -> float:
+    """Standard error of the median of ``SPAN`` accuracies, each the share of a batch that is right at this rate."""
+    size = history.facts.get("batch_size")
+    samples = SPAN * (size if isinstance(size, int) and size > 0 else 1)
+    return float(1.2533 * (rate * (1 - rate) / samples) ** 0.5)
 
 
 def learnt(history: History) -> float:

@@ -40,8 +40,9 @@ class BadInitialization(Rule):
     measured steps and nothing was learnt. An error where the loss has come down by less than `learnt` after `wait`
     losses.
     Remedies: reinitialize, insert-batchnorm.
-    Known limits: weights are first measured after the first step, so nothing is told where that step moved most of them
-    by a large part of their size. Biases, embeddings and single layers out of law are not judged.
+    Known limits: weights are first measured after the first step. Where that step moved most of them by a large part of
+    their size, only the first forward pass counts: both a growth by `explosion` and a loss above `over_chance`. Biases,
+    embeddings and single layers out of law are not judged.
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852: gains of 1 and 1.41 keep the variance; PyTorch's
     own is 0.58. Two thirds of the smallest of them, and not quite twice the largest, leave room for other laws.
     """
@@ -59,6 +60,7 @@ class BadInitialization(Rule):
         "saturated-activation",
         "non-finite",
         "learning-rate-too-high",
+        "learning-rate-too-low",
         "collapsed-output",
         "divergence",
         "loss-spike",
@@ -106,8 +108,10 @@ class BadInitialization(Rule):
             return None
         step, found = gains(history)
         found = {name: both for name, both in found.items() if both[1] > 0}  # zero is so on purpose
-        if len(found) < 2 or _torn(history, step):
+        if len(found) < 2:
             return None
+        if _torn(history, step):  # what is known of the weights is what the first steps have made of them
+            return self._blown_up(history)
         small, large = ([both[side] for both in found.values()] for side in (1, 0))
         ordered = sorted(found, key=lambda name: found[name][1])
         if sorted(small)[len(small) // 2] < self.faint:
@@ -133,6 +137,25 @@ class BadInitialization(Rule):
                 message = f"weights are drawn {gain:.2g} / sqrt(fan), and {seen}"
                 return max(step, at), ordered[::-1][:5], message, [first, told]
         return None
+
+    def _blown_up(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
+        """A first forward pass, before any step, that explodes through depth and is sure of what is wrong."""
+        ratio, at, layers = _spread(history, lowest=False)
+        guess = chance(history)
+        if at != history.first_step or not ratio > self.explosion or "train/loss" not in history:
+            return None
+        start = float(history.series("train/loss").values[0])
+        if not self.over_chance * guess < start < np.inf:
+            return None
+        message = (
+            f"what samples differ by grows {ratio:.2g}-fold through the layers, and the loss starts at {start:.3g}"
+        )
+        name = f"spread over samples, {layers[1]} over {layers[0]}"
+        evidence = [
+            Evidence(name=name, value=ratio, limit=self.explosion),
+            Evidence(name="first loss", value=start, limit=self.over_chance * guess),
+        ]
+        return at, [layers[1]], message, evidence
 
     def _effect(self, history: History) -> tuple[int, str, Evidence] | None:
         """What weights that are too large do at the start: the step at which it is seen, in words, in numbers."""
@@ -217,6 +240,8 @@ class BadInitialization(Rule):
     sick: ClassVar = (
         _stack([2.3] * 60, std=0.015, signal=0.06),
         _stack([40.0, 30.0, 20.0] + [3.0] * 60, std=0.4, signal=3.2),
+        # the first step is so large that the weights are no longer what was drawn
+        _stack([2e5, 7e9] + [float("nan")] * 60, std=0.4, signal=3.2, update_ratio=2.0),
         _stack([2.31] * 60, std=1e-4, signal=0.9, equal_units=1.0, weight_norm=3.2),
     )
     healthy: ClassVar = (

@@ -12,6 +12,25 @@ from trainmedic.diagnose.robust import median
 from trainmedic.history import History, Layer, Series
 
 
+def _flickering() -> History:
+    """An example: two classes in batches of 32, whose accuracy beats the commonest now and then, by chance."""
+    return History.of(
+        train_loss=[45.0, 300.0, *[0.69] * 198],
+        input_feature_scale=[0.2] * 200,
+        input_feature_scale_max=[1e3] * 200,
+        output_accuracy=[0.5, 0.4, *np.tile(np.repeat([16, 17, 15, 16], 25), 2)[:198] / 32],
+        layers=[Layer("in", "Linear", 0), Layer("out", "Linear", 1)],
+        facts={
+            "loss": "CrossEntropyLoss",
+            "reduction": "mean",
+            "classes": 2,
+            "batch_size": 32,
+            "total_steps": 200,
+            "input_layer": "in",
+        },
+    )
+
+
 def _fed(
     largest: float, losses: list[float], usual: float = 1.0, first: str = "Linear", target: tuple[float, float] = (0, 1)
 ) -> History:
@@ -47,8 +66,8 @@ class UnnormalizedInput(Rule):
     Formula: the root mean square of the largest feature is above `large`, or that of all of them below `small`, where
     neither the first layer nor the one after it normalises; or, for squared and absolute errors, |mean| + standard
     deviation of the targets is above `far`; and the run was no better than who knows the targets' distribution (loss
-    against their entropy or variance, accuracy against the commonest class: less than `chance_level` learnt) for its
-    first `steps` steps and for `lost` of all (of those so far, where the total is not known), and for as long again if
+    against their entropy or variance, accuracy against the commonest class by `sigmas`: less than `chance_level` learnt)
+    for its first `steps` steps and for `lost` of all (of those so far, where the total is not known), and for as long again if
     at its pace it would have been there by then. Silent once `works` of the task has been learnt. An error where the
     first loss was `harm` times that of chance, or nothing is learnt still.
     Remedies: normalize-inputs, insert-batchnorm.
@@ -99,6 +118,9 @@ class UnnormalizedInput(Rule):
     )
     chance_level: float = Field(
         0.02, gt=0, lt=1, description="share of the task below which nothing is learnt (batches differ by more)"
+    )
+    sigmas: float = Field(
+        3.0, ge=0, description="accuracy over that of the commonest class, standard errors (1 in 700 by chance)"
     )
     steps: int = Field(
         40, ge=1, description="steps that any run may take to get there (warm-up, 4 spans of the median)"
@@ -159,7 +181,7 @@ class UnnormalizedInput(Rule):
 
     def _lost_until(self, history: History, patience: int) -> int | None:
         """The step by which too much of the run had passed at the level of chance; ``None`` if it never did."""
-        tellers = skill(history)
+        tellers = skill(history, self.sigmas)
         if not tellers:
             return None
         begin = min(int(steps[0]) for steps, _ in tellers)
@@ -196,6 +218,7 @@ class UnnormalizedInput(Rule):
         _fed(1e4, [1e6 / (i + 1) ** 2 for i in range(100)] + [1.0] * 100),
         _fed(500.0, [1.0] * 200, usual=0.1),
         _fed(1.0, list(np.linspace(3e4, 6e3, 200)), target=(150.0, 75.0)),
+        _flickering(),
     )
     healthy: ClassVar = (
         _fed(1.2, list(np.linspace(1.2, 0.6, 200))),

@@ -7,21 +7,26 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
-from trainmedic.diagnose.learnt import BINARY, SQUARES, chance, learnt, shares, skill
+from trainmedic.diagnose.learnt import BINARY, SPAN, SQUARES, chance, learnt, shares, skill
 from trainmedic.diagnose.robust import Array, median
 from trainmedic.history import History, Series
 
 
 def _apart(
-    losses: Sequence[float], accuracies: Sequence[float] = (), *, train: float = 0.2, loss: str = "CrossEntropyLoss"
+    losses: Sequence[float],
+    accuracies: Sequence[float] = (),
+    *,
+    train: float = 0.2,
+    loss: str = "CrossEntropyLoss",
+    epoch: int = 20,
 ) -> History:
-    """An example: ten classes (or targets of variance 1) learnt down to ``train``, validated ever 10 steps."""
+    """An example: ten classes (or targets of variance 1) learnt down to ``train``, validated every 10 steps."""
     count = 10 * len(losses)
     start = float(np.log(10)) if loss == "CrossEntropyLoss" else 1.0
     history = History.of(
         train_loss=[*np.linspace(start, train, 40), *[train] * (count - 40)],
         target_std=[1.0] * count,
-        facts={"loss": loss, "reduction": "mean", "classes": 10, "total_steps": count},
+        facts={"loss": loss, "reduction": "mean", "classes": 10, "total_steps": count, "steps_per_epoch": epoch},
     )
     history.add_series("validation/loss", range(9, count, 10), losses)
     if accuracies:
@@ -38,9 +43,11 @@ class ValidationMismatch(Rule):
     Formula: at least `learns` of the training task has been learnt (loss against the entropy of the labels or the
     variance of the targets), and in at least `evaluations` evaluations, over at least `share` of the run, the best
     validation loss was above `level` of that of chance (all classes alike, or the variance), and the best accuracy,
-    where it is known, less than `skilled` of the way from the commonest class to 1. Or, of squared errors: nearly all
-    of the task has been learnt (`nearly`), and the last three validation losses are above `unrelated` times the
-    variance of the targets: predictions of that spread which have nothing to do with the targets err by twice it.
+    where it is known, less than `skilled` of the way from the commonest class to 1; an accuracy does not help where the
+    loss was there within the first epoch, when training knew `learns` of its task from samples seen once. Or, of
+    squared errors: nearly all of the task has been learnt (`nearly`), and the last three validation losses are above
+    `unrelated` times the variance of the targets: predictions of that spread which have nothing to do with the targets
+    err by twice it.
     Remedies: none that can be applied; make validation go through the same steps as training.
     Known limits: needs a live run that knows targets or classes: from curves alone a mismatch cannot be told from
     overfitting, or from a validation loss that is defined differently.
@@ -117,7 +124,7 @@ class ValidationMismatch(Rule):
         if len(seen.values) < self.evaluations or not seen.values.min() > self.level * guess:
             return None
         accuracy = name.removesuffix("loss") + "accuracy"
-        if accuracy in history:
+        if accuracy in history and not self._at_once(history, seen, guess):
             commonest = _commonest(history)
             best = float(np.nanmax(np.nan_to_num(history.series(accuracy).values)))
             if not best < commonest + self.skilled * (1 - commonest):
@@ -129,6 +136,22 @@ class ValidationMismatch(Rule):
             return None
         value = float(seen.values.min()) / guess
         return int(late[0]), value, self.level, f"has never been better than chance: {value:.3g} times its loss at best"
+
+    def _at_once(self, history: History, seen: Series, guess: float) -> bool:
+        """Whether it was at that level while no sample had been seen twice, and training knew its task by then.
+
+        Nothing can be learnt by heart in the first epoch: there training and validation measure the same, if they do.
+        """
+        epoch = history.facts.get("steps_per_epoch")
+        if not isinstance(epoch, int):
+            return False
+        first = seen.steps < history.first_step + epoch
+        train = history.series("train/loss")
+        for step, value in zip(seen.steps[first], seen.values[first], strict=True):
+            newest = train.values[train.steps <= step][-SPAN:]
+            if value > self.level * guess and median(newest) < (1 - self.learns) * guess:
+                return True
+        return False
 
     def _unrelated(self, history: History, seen: Series, guess: float) -> tuple[int, float, float, str] | None:
         """Predictions that have nothing to do with the targets any more."""
@@ -154,6 +177,8 @@ class ValidationMismatch(Rule):
 
     sick: ClassVar = (
         _apart([2.4, 3.0, 3.5, 4.0, 4.5, 5.0, 5.2, 5.3], [0.11, 0.1, 0.1, 0.11, 0.1, 0.1, 0.1, 0.1]),
+        # pixels of 0 to 255, as training has them from 0 to 1: most are right, and the loss shows it within an epoch
+        _apart([30.0, 33.0, 35.0, 40.0, 40.0, 40.0, 41.0, 41.0], [0.8] * 8, epoch=80),
         _apart([1.0, 0.7, 0.8, 1.5, 2.0, 2.1, 2.1, 2.1], train=0.01, loss="MSELoss"),
     )
     healthy: ClassVar = (

@@ -56,6 +56,7 @@ class VanishingGradient(Rule):
     explains: ClassVar[tuple[str, ...]] = (
         "dead-relu",
         "collapsed-output",
+        "learning-rate-too-low",
         "not-learning",
         "plateau",
         "slow-convergence",
