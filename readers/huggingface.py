@@ -8,6 +8,7 @@ from typing import Any
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
+from trainmedic.readers.jsonlog import line_of_step
 from trainmedic.readers.reader import Claim, Options, Reader
 
 STATE = "trainer_state.json"
@@ -47,6 +48,9 @@ class TrainerStateReader(Reader):
         if STATE in files:
             return Claim((STATE,), frozenset({STATE}), frozenset(with_state))
         return Claim((f"{newest}/{STATE}",), frozenset(), frozenset(with_state)) if newest else Claim()
+
+    def line(self, path: Path, history: History, step: int) -> int | None:
+        return line_of_step(path, step)
 
     def read(self, path: Path, options: Options) -> list[History]:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
-from trainmedic.readers.names import VALIDATION, canonical, step_column
+from trainmedic.readers.names import EPOCHS, STEPS, VALIDATION, canonical, step_column
 from trainmedic.readers.numbers import json_number, numbers_in
 from trainmedic.readers.reader import Claim, Options, Reader
 from trainmedic.readers.reader import head as first_bytes
@@ -45,6 +45,9 @@ class JsonReader(Reader):
         logs = tuple(name for name in claim.logs if _is_training(first_bytes(directory / name)))
         return Claim(logs, frozenset(logs))
 
+    def line(self, path: Path, history: History, step: int) -> int | None:
+        return history.line_of(step) or line_of_step(path, step)
+
     def read(self, path: Path, options: Options) -> list[History]:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             first = list(islice((line for line in file if line.strip()), 2))
@@ -52,6 +55,14 @@ class JsonReader(Reader):
             if len(first) == 2 and _parsed(first[0]) is not _NOTHING:
                 return _lines(file).histories()
             return _table(_records_in(_whole(file.read()))).histories()
+
+
+def line_of_step(path: Path, step: int) -> int | None:
+    """The line of a JSON text over several lines that first says this step, looked for anew."""
+    names = "|".join(map(re.escape, (*STEPS, *EPOCHS)))
+    said = re.compile(rf'"(?:{names})"\s*:\s*{step}(?![\d.]*[1-9eE])')
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return next((number for number, line in enumerate(file, start=1) if said.search(line)), None)
 
 
 def _lines(lines: Iterable[str]) -> Table:

@@ -33,6 +33,10 @@ class MlflowReader(Reader):
             return Claim((".",), frozenset({META}), folders & {METRICS, "params", "tags"})
         return Claim()
 
+    def file(self, path: Path) -> Path:
+        """Of a run, what it says of itself."""
+        return path / META if path.is_dir() else path
+
     def read(self, path: Path, options: Options) -> list[History]:
         if path.is_dir():
             root = path / METRICS

@@ -13,6 +13,9 @@ from typing import ClassVar
 import trainmedic.readers
 from trainmedic.errors import TrainmedicError, UnreadableError
 from trainmedic.history import History
+from trainmedic.readers.renaming import CLOCK, renamed
+
+__all__ = ["CLOCK", "HEAD", "Claim", "Options", "Reader", "Source", "encoding", "head", "readers", "supported"]
 
 HEAD = 1 << 16
 """Bytes from the beginning of a file that a reader sees before it says whether the file is one of its own."""
@@ -63,6 +66,14 @@ class Reader(ABC):
         May raise whatever it likes: :meth:`Source.read` makes one clear error of it.
         """
 
+    def file(self, path: Path) -> Path:
+        """The file that findings of a log point at; of a directory that was claimed as a whole, one that holds it."""
+        return path
+
+    def line(self, path: Path, history: History, step: int) -> int | None:
+        """The line of that file, from 1, that first tells of ``step``; ``None`` for formats without lines."""
+        return history.line_of(step)
+
     def claim(self, directory: Path, files: frozenset[str], folders: frozenset[str]) -> Claim:
         """What this reader takes from a directory that holds ``files`` and ``folders``.
 
@@ -80,6 +91,18 @@ class Source:
     path: Path
     reader: Reader
 
+    @property
+    def file(self) -> Path:
+        """The file that findings point at."""
+        return self.reader.file(self.path)
+
+    def line(self, history: History, step: int) -> int | None:
+        """The line of that file that first tells of ``step`` of a run that was read from it, if it has one."""
+        try:
+            return self.reader.line(self.path, history, step)
+        except OSError:  # gone since
+            return None
+
     def read(self, options: Options | None = None) -> list[History]:
         """The runs in this log; ``UnreadableError`` with one clear sentence where there are none."""
         try:
@@ -92,31 +115,12 @@ class Source:
         except Exception as error:  # whatever a broken or hostile file sets off, it is the file that is wrong
             raise UnreadableError(f"{self.path}: broken {self.reader.name} log: {_one_line(error)}") from error
         if options and options.names:
-            histories = [_renamed(history, options.names) for history in histories]
+            histories = [renamed(history, options.names) for history in histories]
         for history in histories:
             history.facts["source"] = str(self.path)
         if not any(history.names() or history.statistics() for history in histories):
             raise UnreadableError(f"{self.path}: a {self.reader.name} log without a single number in it")
         return histories
-
-
-def _renamed(history: History, names: Mapping[str, str]) -> History:
-    """The same run with series under the names that the user gives; what stood there gets its own name back."""
-    known: dict[str, str] = dict(history.facts.get("names") or {})
-    own = {series: known.get(series, series) for series in history.names()}
-    wanted = {series: names[name] for series, name in own.items() if name in names}
-    if not wanted or history.statistics():  # what a watched run wrote has the names that it should
-        return history
-    renamed = History()
-    renamed.facts = history.facts
-    taken: dict[str, str] = {}
-    for series, name in own.items():
-        place = wanted.get(series, name if series in wanted.values() else series)
-        renamed.add_series(place, *history.series(series))
-        if place != name or place in known:
-            taken[place] = name
-    renamed.facts["names"] = taken
-    return renamed
 
 
 @cache

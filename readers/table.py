@@ -112,7 +112,7 @@ class Table:
             ]
             notes.append(f"the step falls back {len(fell):,} times, first from {steps[fell[0] - 1]:,}")
         if len(self.lines) == self.count:
-            history.facts["lines"] = _first_lines(steps[start:end], _integers(self.lines)[start:end])
+            history.lines = _first_lines(steps[start:end], _integers(self.lines)[start:end])
         if notes:
             history.facts["notes"] = notes
         return history
@@ -144,18 +144,6 @@ class Table:
         last_said = np.searchsorted(rows, np.arange(self.count), side="right") - 1
         filled: Integers = said.astype(np.int64)[np.maximum(last_said, 0)]
         return filled
-
-
-def line_of(history: History, step: int) -> int | None:
-    """The line of the log, from 1, that first tells of ``step``; ``None`` where the log has no lines or no such step.
-
-    Where nothing is told of just this step, the line of the last step before it.
-    """
-    lines = np.asarray(history.facts.get("lines", ()))
-    if lines.ndim != 2 or not lines.size:
-        return None
-    at = int(np.searchsorted(lines[0], step, side="right")) - 1
-    return int(lines[1, at]) if at >= 0 else None
 
 
 def _integers(numbers: "array[int]") -> Integers:

@@ -56,6 +56,10 @@ class TensorBoardReader(Reader):
             return Claim((".",), events, frozenset(inner))
         return Claim(tuple(mine), events)
 
+    def file(self, path: Path) -> Path:
+        """The first event file of a run."""
+        return next((file for file in sorted(path.glob("**/*.tfevents.*"))), path) if path.is_dir() else path
+
     def read(self, path: Path, options: Options) -> list[History]:
         """One history of a file, or of a directory with all that belongs to the training in it."""
         directory = path if path.is_dir() else path.parent

@@ -30,7 +30,9 @@ class Report:
       ``steps`` (numbers of steps). Empty for a log that was only read.
     - ``notes``: errors inside the medic and other remarks, each told once.
     - ``path`` and ``format``: where it comes from; format is ``"live"`` for a run that was watched by this process,
-      else the name of the reader.
+      else the name of the reader. Of several runs in one file the path ends in ``#`` and what the run is called.
+    - ``file`` and ``lines``: the file that the findings point at, and the line of onset by id of the finding, where the
+      format has lines.
     """
 
     history: History
@@ -44,6 +46,8 @@ class Report:
     notes: tuple[str, ...] = ()
     path: str = ""
     format: str = "live"
+    file: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_history(
@@ -135,7 +139,11 @@ class Report:
             "last_step": self.history.last_step,
             "series": self.history.names(),
             "names": plain(self.history.facts.get("names", {})),
-            "findings": [plain(finding.model_dump(mode="json")) for finding in self.findings],
+            "file": self.file or self.path,
+            "findings": [
+                {**plain(finding.model_dump(mode="json")), "line": self.lines.get(finding.id)}
+                for finding in self.findings
+            ],
             "checked": list(self.checked),
             "not_checked": [
                 {"code": entry.code, "name": entry.name, "reason": entry.reason} for entry in self.not_checked

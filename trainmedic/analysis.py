@@ -1,17 +1,20 @@
 """Judge after the fact: logs are read, every rule looks at them, and a ``Report`` comes out. Imports no torch."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from trainmedic.diagnose import Finding, Rule
 from trainmedic.diagnose.judge import judge
 from trainmedic.errors import UnreadableError, UsageError
 from trainmedic.history import History
+from trainmedic.parallel import mapped
 from trainmedic.readers import find
 from trainmedic.readers.own import recorded
-from trainmedic.readers.reader import Source
+from trainmedic.readers.reader import Options, Source
 from trainmedic.remedies.change import Change
 from trainmedic.reports.report import Report
 from trainmedic.settings import Settings
@@ -28,23 +31,74 @@ def examine(history: History, settings: Given = None) -> list[Finding]:
 
 def analyze(path: str | os.PathLike[str], settings: Given = None) -> list[Report]:
     """One report for every run at ``path``, the worst first; broken logs are left out while there are others."""
+    judged = analyze_all([os.fspath(path)], settings)
+    if not judged.reports:
+        raise UnreadableError(judged.unreadable[0][1])
+    return judged.reports
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The runs that were judged, the worst first, and (path, reason) of what could not be read."""
+
+    reports: list[Report]
+    unreadable: list[tuple[str, str]]
+
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Takes the results, as they come, and how many there will be; gives them on and shows how far it is."""
+
+
+def analyze_all(
+    paths: Iterable[str],
+    settings: Given = None,
+    options: Options | None = None,
+    *,
+    jobs: int = 1,
+    progress: Progress = lambda results, count: results,
+) -> Judged:
+    """Every run at ``paths``, judged by up to ``jobs`` processes. The result does not depend on how many."""
     rules = Settings.load(settings).configured_rules()
+    sources, unreadable = _found(paths)
     reports: list[Report] = []
-    errors: list[UnreadableError] = []
-    for source in find(path):
+    work = partial(_outcome, rules=rules, options=options or Options())
+    for source, outcome in zip(sources, progress(mapped(work, sources, jobs, _lost), len(sources)), strict=True):
+        if isinstance(outcome, str):
+            unreadable.append((str(source.path), outcome))
+        else:
+            reports += outcome
+    return Judged(worst_first(reports), unreadable)
+
+
+def _found(paths: Iterable[str]) -> tuple[list[Source], list[tuple[str, str]]]:
+    sources: dict[Path, Source] = {}  # a path that is given twice, or lies in another one, counts once
+    unreadable: list[tuple[str, str]] = []
+    for path in paths:
         try:
-            reports += reports_of(source, rules)
+            sources.update({source.path: source for source in find(path)})
         except UnreadableError as error:
-            errors.append(error)
-    if not reports:
-        raise errors[0]
-    return worst_first(reports)
+            unreadable.append((path, str(error)))
+    return list(sources.values()), unreadable
 
 
-def reports_of(source: Source, rules: Sequence[Rule]) -> list[Report]:
+def _outcome(source: Source, rules: Sequence[Rule], options: Options) -> list[Report] | str:
+    """The reports of one log, or why there are none."""
+    try:
+        return reports_of(source, rules, options)
+    except UnreadableError as error:
+        return str(error)
+
+
+def _lost(source: Source) -> str:
+    return f"{source.path}: not judged: a process was killed at its work (out of memory?); fewer at once: --jobs 1"
+
+
+def reports_of(source: Source, rules: Sequence[Rule], options: Options | None = None) -> list[Report]:
     """The runs of one log, judged. Of a watched run also what the medic did and what that cost."""
     reports = []
-    for history in source.read():
+    place = str(source.path.parent if source.reader.name == "trainmedic" else source.path)
+    histories = source.read(options)
+    for history in histories:
         notes = [str(note) for note in _list(history.facts.get("notes"))]
         told = Report(history)
         try:
@@ -55,14 +109,16 @@ def reports_of(source: Source, rules: Sequence[Rule]) -> list[Report]:
         report = Report.from_history(
             history,
             rules,
-            path=str(source.path.parent if source.reader.name == "trainmedic" else source.path),
+            path=f"{place}#{history.facts['run']}" if len(histories) > 1 and "run" in history.facts else place,
             format=source.reader.name,
             treatments=told.treatments,
             refused=told.refused,
             cost=told.cost,
             notes=dict.fromkeys([*told.notes, *notes]),
         )
-        reports.append(replace(report, advised=_advised(told, report)))
+        onsets = {finding.id: source.line(history, finding.step) for finding in report.findings}
+        lines = {id: line for id, line in onsets.items() if line is not None}
+        reports.append(replace(report, advised=_advised(told, report), file=str(source.file), lines=lines))
     return reports
 
 

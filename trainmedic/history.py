@@ -305,6 +305,9 @@ class History:
 
     ``bounded=True`` keeps a live recording within a fixed size (about 20 MB for 300 layers, whatever its length):
     the newest values in full, older ones thinned without losing extremes. What is read from a log is kept whole.
+
+    ``lines`` is (2, n) where the log has lines: steps, ascending, and the line, from 1, that first tells of each. It
+    belongs to the log and is not saved.
     """
 
     FORMAT = "trainmedic-history-1"
@@ -315,6 +318,7 @@ class History:
         self.bounded = bounded
         self.facts: dict[str, Any] = {}
         self.architecture: dict[str, Layer] = {}
+        self.lines: NDArray[np.int64] | None = None
         self._series: dict[str, _Rows] = {}
         self._tables: dict[str, _Rows] = {}
 
@@ -388,6 +392,13 @@ class History:
     def last_step(self) -> int:
         """The last recorded step, 0 in an empty history."""
         return int(max((rows.steps[-1] for rows in self._all() if rows.count), default=0))
+
+    def line_of(self, step: int) -> int | None:
+        """The line of the log that first tells of ``step``, or of the last step before it; ``None`` without lines."""
+        if self.lines is None:
+            return None
+        at = int(np.searchsorted(self.lines[0], step, side="right")) - 1
+        return int(self.lines[1, at]) if at >= 0 else None
 
     def since(self, step: int) -> "History":
         """The part of this history from ``step`` on, sharing the facts and the table of layers."""

@@ -11,7 +11,6 @@ import pytest
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
 from trainmedic.readers import read
-from trainmedic.readers.table import line_of
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "keras-csv" / "log.csv"
 
@@ -190,7 +189,7 @@ def test_exports_with_quotes_are_read_too(tmp_path: Path) -> None:
     text = '"Step","train/loss","name"\n"1","0.5","a, b"\n"2","0.25","c\nd"\n"3","0.125","e"\n'
     history = history_of(tmp_path, text)
     assert (steps(history, "train/loss"), values(history, "train/loss")) == ([1, 2, 3], [0.5, 0.25, 0.125])
-    assert line_of(history, 3) == 5
+    assert history.line_of(3) == 5
 
 
 def test_a_run_written_behind_another_is_told_apart(tmp_path: Path) -> None:
@@ -198,7 +197,7 @@ def test_a_run_written_behind_another_is_told_apart(tmp_path: Path) -> None:
     path.write_text("epoch,loss\n0,3\n1,2\n2,1\nepoch,loss\n0,5\n1,4\n")
     first, second = read(path)
     assert (values(first, "train/loss"), values(second, "train/loss")) == ([3, 2, 1], [5, 4])
-    assert line_of(second, 0) == 6
+    assert second.line_of(0) == 6
 
 
 def test_validation_written_behind_all_of_training_is_no_restart(tmp_path: Path) -> None:
@@ -219,4 +218,4 @@ def test_blocks_and_single_rows_give_the_same(tmp_path: Path, rows: int) -> None
         for ours, theirs in zip(plain.series(name), quoted.series(name), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert plain.names() == quoted.names()
-    assert line_of(plain, rows - 1) == line_of(quoted, rows - 1) == rows + 1
+    assert plain.line_of(rows - 1) == quoted.line_of(rows - 1) == rows + 1

@@ -11,7 +11,6 @@ import pytest
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
 from trainmedic.readers import find, read
-from trainmedic.readers.table import line_of
 
 
 def history_of(tmp_path: Path, text: str, name: str = "metrics.jsonl") -> History:
@@ -37,7 +36,7 @@ def test_detectron2(tmp_path: Path) -> None:
     assert points(history, "optimizer/learning_rate")[0] == (19, 0.1)
     assert points(history, "bbox/AP") == [(59, 12.5)]
     assert history.facts["time"] == "step"
-    assert line_of(history, 39) == 2
+    assert history.line_of(39) == 2
 
 
 def test_mmengine_numbers_its_validations_by_epoch(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from trainmedic.errors import UnreadableError
 from trainmedic.readers import find, read
-from trainmedic.readers.table import line_of
 from trainmedic.readers.textlog import parse
 
 Expected = dict[str, list[tuple[int, float]]]
@@ -297,10 +296,10 @@ def test_lines_point_at_the_file(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
     path.write_text(NANOGPT)
     (history,) = read(path)
-    assert [line_of(history, step) for step in (0, 10, 15, 20)] == [3, 5, 5, 6]
+    assert [history.line_of(step) for step in (0, 10, 15, 20)] == [3, 5, 5, 6]
     path.write_bytes(TQDM.encode())
     (history,) = read(path)
-    assert [line_of(history, step) for step in (10, 100, 110)] == [1, 1, 2]
+    assert [history.line_of(step) for step in (10, 100, 110)] == [1, 1, 2]
 
 
 def test_runs_glued_together_are_told_apart(tmp_path: Path) -> None:
@@ -311,7 +310,7 @@ def test_runs_glued_together_are_told_apart(tmp_path: Path) -> None:
     histories = read(path)
     assert [history.series("validation/loss").steps.tolist() for history in histories] == [[0, 10, 20, 30]] * 3
     assert [history.facts["notes"] for history in histories] == [[f"run {i} of 3 in this file"] for i in (1, 2, 3)]
-    assert [line_of(history, 0) for history in histories] == [1, 5, 9]
+    assert [history.line_of(0) for history in histories] == [1, 5, 9]
     assert histories[0].facts["total_steps"] == 30
 
 

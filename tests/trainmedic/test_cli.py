@@ -200,6 +200,71 @@ def test_analyze_takes_the_shared_functions(sick: Path) -> None:
         trainmedic.analysis.analyze(sick.parent / "nothing")
 
 
+def test_sarif_and_annotations_point_at_the_line(sick: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    (result,) = json.loads(run("analyze", "sick.csv", "--format", "sarif").stdout)["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"] == {
+        "artifactLocation": {"uri": "sick.csv"},
+        "region": {"startLine": 32},
+    }
+    annotated = run("analyze", "sick.csv", "--format", "github")
+    assert annotated.exit_code == 1
+    assert annotated.stdout.startswith("::error title=TM101 non-finite,file=sick.csv,line=32::")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    (tmp_path / "summary.md").write_text("before\n")
+    run("analyze", "sick.csv", "--format", "github")
+    assert (tmp_path / "summary.md").read_text().startswith("before\n### trainmedic: 1 run of 1 with findings\n")
+
+
+def test_several_processes_give_what_one_gives(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.csv").write_text(SICK if number % 3 else HEALTHY)
+    (tmp_path / "trainer_state.json").write_text("{")
+    alone, together = (run("analyze", tmp_path, "--format", "json", "--jobs", jobs) for jobs in (1, 3))
+    assert together.stdout == alone.stdout
+    assert together.stderr == alone.stderr
+    assert together.exit_code == 1
+
+
+def test_several_runs_in_one_file_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(HEALTHY + HEALTHY)
+    runs = json.loads(run("analyze", path, "--format", "json").stdout)["runs"]
+    assert [entry["path"] for entry in runs] == [f"{path}#1", f"{path}#2"]
+    assert {entry["file"] for entry in runs} == {str(path)}
+
+
+def test_names_given_by_option(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("n,objective\n" + "".join(f"{10 * i},{1 / (i + 1) if i < 30 else 'nan'}\n" for i in range(40)))
+    assert run("analyze", path).exit_code == 2
+    result = run("analyze", path, "--name", "train/loss=objective", "--name", "step=n", "--format", "json")
+    assert result.exit_code == 1
+    (entry,) = json.loads(result.stdout)["runs"]
+    assert entry["names"] == {"train/loss": "objective"}
+    assert (entry["findings"][0]["step"], entry["findings"][0]["line"], entry["last_step"]) == (300, 32, 390)
+    missing = run("analyze", path, "--name", "train/loss=objektive", "--name", "step=n")
+    assert missing.exit_code == 2
+    assert "no log that was read has anything of the name 'objektive'" in missing.stderr
+    for given, text in (
+        ("train/loss", "give our name and that of the log"),
+        ("train_loss=x", "there is no series 'train_loss'; did you mean 'train/loss'?"),
+    ):
+        assert text in error_of(run("analyze", path, "--name", given))
+
+
+def test_what_is_wrong_with_a_checksum_shows_with_verify(tmp_path: Path) -> None:
+    from tests.readers.test_tensorboard import scalar, write
+
+    path = write(tmp_path / "events.out.tfevents.1.host", [scalar("loss", i, 1 / (i + 1)) for i in range(40)])
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert "checksums of the records were not verified" in run("analyze", path).stdout
+    assert "1 records do not fit their checksum and were left out" in run("analyze", path, "--verify").stdout
+
+
 # -- a watched run -----------------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,16 @@
 """What commands share: options, exit codes, and how results leave."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainmedic.errors import UsageError
+from trainmedic.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from trainmedic.readers.reader import Options
     from trainmedic.reports.report import Report
     from trainmedic.settings import Settings
 
@@ -50,6 +52,37 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--verify`` and ``--name``, as the parameters that :func:`reading_options` takes."""
+    verify = click.option("--verify", is_flag=True, help="Check the checksums of formats that have some.")
+    name = click.option(
+        "--name",
+        "names",
+        multiple=True,
+        metavar="OURS=THEIRS",
+        help="What a name of the log means, as in train/loss=objective; step=NAME is the clock.",
+    )
+    return verify(name(command))
+
+
+def reading_options(verify: bool, names: Sequence[str]) -> "Options":
+    """How logs are to be read."""
+    from trainmedic.history import SERIES
+    from trainmedic.readers.reader import CLOCK, Options
+
+    meanings: dict[str, str] = {}
+    for given in names:
+        ours, _, theirs = given.partition("=")
+        if not ours or not theirs:
+            raise UsageError(f"--name {given!r}: give our name and that of the log, as in train/loss=objective")
+        if ours not in (*SERIES, CLOCK) and not ours.startswith(("train/", "validation/", "optimizer/learning_rate/")):
+            raise UsageError(f"--name {given!r}: there is no series {ours!r}{nearest(ours, (*SERIES, CLOCK))}")
+        if theirs in meanings or ours in meanings.values():
+            raise UsageError(f"--name {given!r}: each name can be given once")
+        meanings[theirs] = ours
+    return Options(verify=verify, names=meanings)
+
+
 def chosen_settings(settings_file: str | None, select: Sequence[str], ignore: Sequence[str]) -> "Settings":
     """The settings of the file or of this directory, with the rules chosen on the command line."""
     from trainmedic.settings import Settings, find_rule
@@ -63,15 +96,36 @@ def chosen_settings(settings_file: str | None, select: Sequence[str], ignore: Se
 
 
 def show(
-    reports: Sequence["Report"], form: str, output: str | None, unreadable: Iterable[tuple[str, str]] = ()
+    reports: Sequence["Report"], form: str, output: str | None, unreadable: Sequence[tuple[str, str]] = ()
 ) -> None:
     """Write reports in one of the forms. ``unreadable``: (path, reason) of what could not be judged."""
     if form == "json":
         from trainmedic.reports.report import document, dumps
 
         write(dumps(document(reports, unreadable)) + "\n", output)
+    elif form == "sarif":
+        from trainmedic.reports import sarif
+
+        write(sarif.render(reports, unreadable), output)
+    elif form == "github":
+        _show_github(reports, output, unreadable)
     elif reports:
         _show_text(reports, output)
+
+
+def _show_github(reports: Sequence["Report"], output: str | None, unreadable: Sequence[tuple[str, str]]) -> None:
+    """Annotations, and all findings in the summary of the step; nothing more where this is no step of GitHub's."""
+    from trainmedic.reports import github
+
+    write(github.render(reports, unreadable), output)
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not place:
+        return
+    try:
+        with open(place, "a", encoding="utf-8") as file:
+            file.write(github.summary(reports, unreadable, github.SUMMARY_BYTES - file.tell()))
+    except OSError as error:
+        raise UsageError(f"cannot write {place!r} (GITHUB_STEP_SUMMARY): {error.strerror or error}") from error
 
 
 def _show_text(reports: Sequence["Report"], output: str | None) -> None:

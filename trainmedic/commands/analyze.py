@@ -1,9 +1,8 @@
 """``trainmedic analyze``."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,24 +12,27 @@ from trainmedic.commands._shared import (
     exit_code,
     fail_on_option,
     format_option,
+    log_options,
     output_option,
+    reading_options,
     settings_options,
     show,
 )
-from trainmedic.errors import UnreadableError
 
 if TYPE_CHECKING:
-    from trainmedic.readers.reader import Source
     from trainmedic.reports.report import Report
-    from trainmedic.settings import Settings
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@format_option("text", "json")
+@format_option("text", "json", "sarif", "github")
 @output_option
 @fail_on_option
 @settings_options
+@log_options
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Processes at work, at most.  [default: as many as processors]"
+)
 def analyze(
     paths: Sequence[str],
     form: str,
@@ -39,54 +41,39 @@ def analyze(
     select: Sequence[str],
     ignore: Sequence[str],
     settings_file: str | None,
+    verify: bool,
+    names: Sequence[str],
+    jobs: int | None,
 ) -> int:
     """Diagnose recorded runs: log files, or directories with logs anywhere below.
 
     Reads the logdir of a watched run, TensorBoard event files, CSV and tables, JSON Lines, Hugging Face
     trainer_state.json, W&B offline runs, MLflow runs, and text that trainers print.
     """
-    from trainmedic.analysis import worst_first
+    from trainmedic.analysis import analyze_all
+    from trainmedic.parallel import processors
 
-    reports, unreadable = _judged(paths, chosen_settings(settings_file, select, ignore))
-    reports = worst_first(reports)
-    for _, reason in unreadable:
+    settings, options = chosen_settings(settings_file, select, ignore), reading_options(verify, names)
+    judged = analyze_all(paths, settings, options, jobs=jobs or processors(), progress=_with_progress)
+    for _, reason in judged.unreadable:
         complain(reason)
-    show(reports, form, output, unreadable)
-    return exit_code(reports, bool(unreadable), fail_on)
+    unused = _unused(options.names, judged.reports)
+    for name in unused:
+        complain(f"--name {options.names[name]}={name}: no log that was read has anything of the name {name!r}")
+    show(judged.reports, form, output, judged.unreadable)
+    return exit_code(judged.reports, bool(judged.unreadable or unused), fail_on)
 
 
-def _judged(paths: Iterable[str], settings: "Settings") -> tuple[list["Report"], list[tuple[str, str]]]:
-    """Every run at ``paths``, judged; and (path, reason) for what cannot be read."""
-    from trainmedic.analysis import reports_of
-
-    rules = settings.configured_rules()
-    reports: list[Report] = []
-    sources, unreadable = _found(paths)
-    for source in _with_progress(sources):
-        try:
-            reports += reports_of(source, rules)
-        except UnreadableError as error:
-            unreadable.append((str(source.path), str(error)))
-    return reports, unreadable
+def _unused(names: Mapping[str, str], reports: Iterable["Report"]) -> list[str]:
+    """Names given on the command line that no log holds."""
+    found = {name for report in reports for name in report.history.facts.get("renamed", ())}
+    return [name for name in names if name not in found]
 
 
-def _found(paths: Iterable[str]) -> tuple[list["Source"], list[tuple[str, str]]]:
-    from trainmedic.readers import find
-
-    sources: dict[Path, Source] = {}  # a path that is given twice, or lies in another one, counts once
-    unreadable: list[tuple[str, str]] = []
-    for path in paths:
-        try:
-            sources.update({source.path: source for source in find(path)})
-        except UnreadableError as error:
-            unreadable.append((path, str(error)))
-    return list(sources.values()), unreadable
-
-
-def _with_progress(sources: Sequence["Source"]) -> Iterator["Source"]:
-    """The sources one by one, with a bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty() or len(sources) < 2:
-        yield from sources
+def _with_progress(results: Iterable[Any], count: int) -> Iterator[Any]:
+    """The results one by one, with a bar on stderr where that is a terminal."""
+    if not sys.stderr.isatty() or count < 2:
+        yield from results
         return
-    with click.progressbar(sources, label="judging", file=sys.stderr) as bar:
+    with click.progressbar(results, length=count, label="judging", file=sys.stderr) as bar:
         yield from bar
