@@ -3,38 +3,23 @@
 import copy
 import math
 import os
-import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import Enum
-from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
+from trainmedic.remedies._clocks import clocks_of, generators, own_data, restore_generators
+from trainmedic.remedies._containers import freeze, is_mark, thaw
+from trainmedic.remedies._tensors import Kept, alike, copy_all, copy_back, numbers_in, ordinary, values_of
 from trainmedic.remedies.run import Run
 
 RATES = {"lr", "initial_lr", "max_lr", "min_lr", "swa_lr"}
 CLOCKS = RATES | {"momentum", "base_momentum", "max_momentum", "betas", "weight_decay", "_opt_called", "_step_count"}
 """Options of a parameter group, and marks on an optimizer, that schedules move: clocks, not what was learnt."""
-
-
-ORDINARY = (Tensor, nn.Parameter, nn.Buffer)
-
-
-@dataclass
-class Kept:
-    """One tensor and a copy of what it held. ``judged``: nothing is well unless it is finite."""
-
-    live: Tensor
-    copy: Tensor
-    judged: bool = False
 
 
 @dataclass
@@ -56,14 +41,6 @@ class Part:
     transient: frozenset[str]  # buffers that its state_dict leaves out
     training: bool
     extra: Any
-
-
-@dataclass
-class Held:
-    """A dict, list or deque and what was in it; it is filled again rather than replaced, as others may refer to it."""
-
-    live: Any
-    items: Any
 
 
 @dataclass
@@ -93,10 +70,10 @@ class Memory:
 
     def place(self, key: tuple[str, int], source: Tensor) -> Tensor:
         """A tensor that will hold what ``source`` holds now, once ``fill`` was called."""
-        if not _ordinary(source):
+        if not ordinary(source):
             return source.clone()
         spare = self._spare.get(key)
-        target = spare if spare is not None and _alike(spare, source) else torch.empty_like(source)
+        target = spare if spare is not None and alike(spare, source) else torch.empty_like(source)
         self._pairs.append((target, source))
         return target
 
@@ -104,7 +81,7 @@ class Memory:
         """Copy everything. The older state is used up."""
         if self._older is not None:
             self._older.spent = True
-        _copy_all(self._pairs)
+        copy_all(self._pairs)
 
 
 @dataclass(eq=False)
@@ -143,17 +120,17 @@ class State:
         state, memory = cls(run.step), Memory(into)
         state._keep_models(run.models, memory)
         state._keep_optimizers(run.optimizers, memory)
-        for thing in _clocks(run):
+        for thing in clocks_of(run):
             keep = state._keeper(memory, clock=True)
-            state.clocks.append((thing, {key: _freeze(value, keep) for key, value in _own(thing).items()}))
-        state.generators = _generators()
+            state.clocks.append((thing, {key: freeze(value, keep) for key, value in own_data(thing).items()}))
+        state.generators = generators()
         memory.fill()
         return state
 
     def _keep(self, tensor: Tensor, memory: Memory, *, clock: bool = False, judged: bool = False) -> Tensor:
         home, key = self.clocked if clock else self.learnt, id(tensor)
         if key not in self.learnt and key not in home and not is_lazy(tensor):
-            home[key] = Kept(tensor, memory.place(("tensor", key), _values(tensor)), judged)
+            home[key] = Kept(tensor, memory.place(("tensor", key), values_of(tensor)), judged)
         return tensor
 
     def _keeper(self, memory: Memory, *, clock: bool = False, judged: bool = False) -> Callable[[Tensor], Tensor]:
@@ -193,10 +170,10 @@ class State:
             for leaf in (leaf for group in members for leaf in group):
                 self._keep_leaf(leaf, memory)
             learnt = self._keeper(memory, judged=True)
-            state = {key: _freeze(value, learnt) for key, value in optimizer.state.items()}
-            marks = {key: _freeze(value, learnt) for key, value in vars(optimizer).items() if _is_mark(value)}
+            state = {key: freeze(value, learnt) for key, value in optimizer.state.items()}
+            marks = {key: freeze(value, learnt) for key, value in vars(optimizer).items() if is_mark(value)}
             options = [
-                {k: _freeze(v, self._keeper(memory, clock=k in CLOCKS)) for k, v in group.items() if k != "params"}
+                {k: freeze(v, self._keeper(memory, clock=k in CLOCKS)) for k, v in group.items() if k != "params"}
                 for group in optimizer.param_groups
             ]
             self.steppers.append(Stepper(optimizer, state, options, members, marks))
@@ -213,7 +190,7 @@ class State:
         Other buffers are not looked at: masks may hold infinities. Waits for each device once.
         """
         kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for values in (_numbers(kept.copy) for kept in self.learnt.values() if kept.judged):
+        for values in (numbers_in(kept.copy) for kept in self.learnt.values() if kept.judged):
             if values is not None:
                 kinds.setdefault((values.device, values.dtype), []).append(values)
         flags: dict[torch.device, list[Tensor]] = {}
@@ -288,10 +265,10 @@ class State:
             _restore_state(stepper, present, mark)
             for held in (stepper.marks, *stepper.options):
                 for value in (value for key, value in held.items() if key not in CLOCKS):
-                    _thaw(value, mark)
+                    thaw(value, mark)
         for part in parts:
             _restore_buffers(part, mark)
-        _copy_back(back.values())
+        copy_back(back.values())
         for part in parts:
             if has_extra(part.module):
                 part.module.set_extra_state(copy.deepcopy(part.extra))
@@ -300,14 +277,14 @@ class State:
         pairs = []
         for leaf in (leaf for key, leaf in self.leaves.items() if key in present):
             kept, now = leaf.gradient, leaf.live.grad
-            if kept is not None and now is not None and _ordinary(now) and _alike(_values(now), kept):
+            if kept is not None and now is not None and ordinary(now) and alike(values_of(now), kept):
                 pairs.append((now, kept))
             elif kept is not None or now is not None:
                 leaf.live.grad = None if kept is None else kept.clone()
-        _copy_all(pairs)
+        copy_all(pairs)
 
     def _restore_clocks(self, parts: Iterable[Part], present: set[int]) -> None:
-        _copy_back(self.clocked.values())
+        copy_back(self.clocked.values())
         for part in parts:
             if part.module.training != part.training:
                 part.module.training = part.training
@@ -315,10 +292,10 @@ class State:
             if leaf.live.requires_grad != leaf.trains:
                 leaf.live.requires_grad_(leaf.trains)
         for thing, own in self.clocks:
-            for key in [key for key in _own(thing) if key not in own]:
+            for key in [key for key in own_data(thing) if key not in own]:
                 delattr(thing, key)
-            vars(thing).update({key: _thaw(value) for key, value in own.items()})
-        _restore_generators(self.generators)
+            vars(thing).update({key: thaw(value) for key, value in own.items()})
+        restore_generators(self.generators)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -362,133 +339,7 @@ class State:
         return state
 
 
-# -- tensors -----------------------------------------------------------------------------------------------------
-
-
-def _values(tensor: Tensor) -> Tensor:
-    """The tensor with each of its elements once: an expanded one cannot be written as it is."""
-    if tensor.layout is not torch.strided or 0 not in tensor.stride():
-        return tensor
-    for dimension, stride in enumerate(tensor.stride()):
-        if stride == 0 and tensor.shape[dimension] > 1:
-            tensor = tensor.narrow(dimension, 0, 1)
-    return tensor
-
-
-def _numbers(tensor: Tensor) -> Tensor | None:
-    """The numbers in a tensor that can be infinite, as one whose largest can be taken; ``None`` if there are none."""
-    values = tensor._values() if tensor.is_sparse else tensor
-    if values.layout is not torch.strided or values.is_meta or not values.numel():
-        return None
-    if values.is_complex():
-        return torch.view_as_real(values.resolve_conj())
-    if not values.is_floating_point():
-        return None
-    return values.float() if values.element_size() == 1 else values  # torch computes nothing with 8-bit floats
-
-
-def _ordinary(tensor: Tensor) -> bool:
-    """Whether a tensor is plain memory, which may be copied together with others of its kind."""
-    if type(tensor) not in ORDINARY or tensor.layout is not torch.strided:
-        return False
-    return not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
-
-
-def _copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Into the first of each pair what the second holds, with one kernel for all of a kind."""
-    groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-    for target, source in pairs:
-        kind = (target.device, source.device, target.dtype, target.is_inference())
-        targets, sources = groups.setdefault(kind, ([], []))
-        targets.append(target)
-        sources.append(source)
-    for (*_, inference), (targets, sources) in groups.items():
-        with _writing(inference):
-            torch._foreach_copy_(targets, sources)
-
-
-def _writing(inference: bool) -> AbstractContextManager[object]:
-    """For writing tensors that were made in inference mode, as in validation: only there can they be written."""
-    return torch.inference_mode() if inference else nullcontext()
-
-
-def _copy_back(tensors: Iterable[Kept]) -> None:
-    """Into the same tensors; one that has got another shape or type since is given new memory."""
-    pairs = []
-    for kept in tensors:
-        target = _values(kept.live)
-        if target.shape != kept.copy.shape or target.dtype != kept.copy.dtype:
-            kept.live.data = kept.copy.to(kept.live.device, copy=True)
-        elif _ordinary(target) and _ordinary(kept.copy):
-            pairs.append((target, kept.copy))
-        else:
-            with _writing(target.is_inference()):
-                target.copy_(kept.copy)
-    _copy_all(pairs)
-
-
-# -- containers --------------------------------------------------------------------------------------------------
-
-
-def _freeze(value: Any, keep: Callable[[Tensor], Tensor]) -> Any:
-    """Nested containers with what is in them now; ``keep`` is called with each tensor, unknown objects stay."""
-    if isinstance(value, Tensor):
-        return keep(value)
-    if isinstance(value, dict):
-        return Held(value, {key: _freeze(inner, keep) for key, inner in value.items()})
-    if isinstance(value, list | deque):
-        return Held(value, [_freeze(inner, keep) for inner in value])
-    if type(value) is tuple:
-        return tuple(_freeze(inner, keep) for inner in value)
-    return copy.copy(value) if isinstance(value, set | np.ndarray) else value
-
-
-def _thaw(frozen: Any, mark: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
-    """The same containers, filled as they were; ``mark`` is called with each tensor."""
-    if isinstance(frozen, Tensor):
-        return mark(frozen)
-    if isinstance(frozen, Held):
-        return _refilled(frozen, mark)
-    if type(frozen) is tuple:
-        return tuple(_thaw(inner, mark) for inner in frozen)
-    return copy.copy(frozen) if isinstance(frozen, set | np.ndarray) else frozen
-
-
-def _refilled(held: Held, mark: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(held.items, dict):
-        inside = {key: _thaw(inner, mark) for key, inner in held.items.items()}
-        held.live.clear()
-        held.live.update(inside)
-    else:
-        listed = [_thaw(inner, mark) for inner in held.items]
-        held.live.clear()
-        held.live.extend(listed)
-    return held.live
-
-
-def _is_data(value: Any) -> bool:
-    """Whether a value is data throughout: no parameters, functions or objects, which are somebody else's."""
-    if isinstance(value, dict):
-        return all(map(_is_data, value.values()))
-    if isinstance(value, list | tuple | deque | set | frozenset):
-        return all(map(_is_data, value))
-    if isinstance(value, Tensor):
-        return not isinstance(value, nn.Parameter)
-    return value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | Enum | np.generic | np.ndarray
-    )
-
-
-def _is_mark(value: Any) -> bool:
-    """Data on an optimizer itself; its containers are left out: they hold hooks and parameters."""
-    return not isinstance(value, dict | list | tuple | deque | set | frozenset) and _is_data(value)
-
-
-# -- modules and optimizers --------------------------------------------------------------------------------------
+# -- modules and optimizers -------------------------------------------------------------------------------------------
 
 
 def has_extra(module: nn.Module) -> bool:
@@ -529,7 +380,7 @@ def _restore_state(kept: Stepper, present: set[int], mark: Callable[[Tensor], Te
     members = {id(member) for group in kept.members for member in group}
     joined = {key: value for key, value in live.items() if isinstance(key, Tensor) and id(key) not in members}
     there = {key: value for key, value in kept.state.items() if not isinstance(key, Tensor) or id(key) in present}
-    back = {key: _thaw(value, mark) for key, value in there.items()}
+    back = {key: thaw(value, mark) for key, value in there.items()}
     live.clear()
     live.update({**back, **joined})
 
@@ -539,58 +390,6 @@ def _restore_options(kept: Stepper, *, clocks: bool) -> None:
         if clocks:
             for key in [key for key in live if key not in options and key != "params"]:
                 del live[key]
-        live.update({key: _thaw(value) for key, value in options.items() if clocks or key not in CLOCKS})
-    marks = {key: _thaw(value) for key, value in kept.marks.items() if clocks or key not in CLOCKS}
+        live.update({key: thaw(value) for key, value in options.items() if clocks or key not in CLOCKS})
+    marks = {key: thaw(value) for key, value in kept.marks.items() if clocks or key not in CLOCKS}
     vars(kept.live).update(marks)
-
-
-# -- clocks ------------------------------------------------------------------------------------------------------
-
-
-def _clocks(run: Run) -> Iterator[Any]:
-    """Schedulers and scaler, the schedulers inside of schedulers, and callables that compute rates and hold values."""
-    found: set[int] = set()
-    waiting = [*run.schedulers, run.scaler]
-    while waiting:
-        thing = waiting.pop()
-        if thing is None or id(thing) in found or not hasattr(thing, "__dict__"):
-            continue
-        found.add(id(thing))
-        yield thing
-        waiting += [f for f in vars(thing).get("lr_lambdas", ()) if not isinstance(f, FunctionType | type | nn.Module)]
-        for value in vars(thing).values():
-            waiting += [inner for inner in (value if isinstance(value, list | tuple) else [value]) if _is_clock(inner)]
-
-
-def _is_clock(thing: Any) -> bool:
-    """Whether a scheduler's attribute keeps time itself, as far as can be told: it can be saved, and is no model."""
-    if isinstance(thing, torch.optim.Optimizer | nn.Module):
-        return False
-    return hasattr(type(thing), "state_dict") and hasattr(type(thing), "load_state_dict")
-
-
-def _own(thing: Any) -> dict[str, Any]:
-    """What a scheduler or scaler keeps, without what it refers to (the optimizer, wrapped functions)."""
-    return {key: value for key, value in vars(thing).items() if _is_data(value)}
-
-
-def _generators() -> dict[str, Any]:
-    """The state of every random number generator: Python's, NumPy's, torch's, and each used device's."""
-    kept = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state()}
-    for name in ("cuda", "xpu"):
-        device = getattr(torch, name)
-        if device.is_available() and device.is_initialized():
-            kept[name] = device.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        kept["mps"] = torch.mps.get_rng_state()
-    return kept
-
-
-def _restore_generators(kept: Mapping[str, Any]) -> None:
-    random.setstate(kept["python"])
-    np.random.set_state(kept["numpy"])
-    torch.set_rng_state(kept["torch"])
-    for name in kept.keys() & {"cuda", "xpu"}:
-        getattr(torch, name).set_rng_state_all(kept[name])
-    if "mps" in kept:
-        torch.mps.set_rng_state(kept["mps"])

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from trainmedic.errors import UnreadableError, UsageError
-from trainmedic.remedies._state import CLOCKS, Held, Kept, Part, State, Stepper, has_extra
+from trainmedic.remedies._containers import Held
+from trainmedic.remedies._state import CLOCKS, Part, State, Stepper, has_extra
+from trainmedic.remedies._tensors import Kept
 from trainmedic.remedies.run import Run
 
 EXTRA = "_extra_state"
