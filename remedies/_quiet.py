@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from trainmedic.remedies._containers import freeze, is_data, thaw
 
 MODULE_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 GLOBAL_HOOKS = tuple(f"_global{name}" for name in MODULE_HOOKS)
 STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-GLOBAL_STEP_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 PART_OF_THE_MODEL = ("torch", "trainmedic.remedies")
 """Hooks from here compute what the model computes (weight norm, pruning, a treatment that was kept): they stay."""
@@ -43,17 +43,17 @@ def silence(models: Iterable[nn.Module], optimizers: Iterable[torch.optim.Optimi
 
 def _hooks(models: Iterable[nn.Module], optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[dict[int, Any]]:
     yield from (vars(nn.modules.module)[name] for name in GLOBAL_HOOKS)
-    yield from (vars(torch.optim.optimizer)[name] for name in GLOBAL_STEP_HOOKS)
+    yield from (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
     tensors: dict[int, Tensor] = {}
     for model in models:
         for module in model.modules():
-            yield from (hooks for name in MODULE_HOOKS if (hooks := vars(module).get(name)))
+            yield from (hooks for name in MODULE_HOOKS if (hooks := vars(module).get(name)) is not None)
             tensors |= {id(parameter): parameter for parameter in module._parameters.values() if parameter is not None}
     for optimizer in optimizers:
-        yield from (hooks for name in STEP_HOOKS if (hooks := vars(optimizer).get(name)))
+        yield from (hooks for name in STEP_HOOKS if (hooks := vars(optimizer).get(name)) is not None)
         tensors |= {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
     for tensor in tensors.values():
-        yield from (hooks for name in TENSOR_HOOKS if (hooks := getattr(tensor, name, None)))
+        yield from (hooks for name in TENSOR_HOOKS if (hooks := getattr(tensor, name, None)) is not None)
 
 
 def _belongs_to_the_model(hook: Any) -> bool:

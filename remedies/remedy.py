@@ -40,6 +40,7 @@ class Remedy(BaseModel):
     treats: ClassVar[tuple[str, ...]]
     safety: ClassVar[Safety]
     ends_the_run: ClassVar[bool] = False  # such an act waits until the user asks whether to stop
+    rehearsed: ClassVar[bool] = True  # kept batches can show what it does; they do not hold those that break a run
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -52,6 +53,15 @@ class Remedy(BaseModel):
         Raises ``Refused`` where there would be one that cannot be made safely.
         """
         raise NotImplementedError
+
+    def measure(self, change: Change, run: "Run") -> Change | None:
+        """At the safe point, before anything is tried: the change as steps on kept batches (``run.rehearsal``) show it.
+
+        For acts whose numbers have to be measured, which ``propose`` cannot do: it is asked in the middle of a step.
+        ``run.rehearsal`` is ``None`` where no such steps can be taken. Nothing may last. ``None`` or ``Refused`` where
+        the act is not worth trying after all.
+        """
+        return change
 
     def apply(self, change: Change, run: "Run") -> Undo:
         """Make ``change`` in place and return its inverse. Raises ``Refused`` where it cannot be made."""

@@ -9,6 +9,7 @@ from trainmedic.history import History
 if TYPE_CHECKING:
     import torch
 
+    from trainmedic.remedies._rehearsal import Rehearsal
     from trainmedic.remedies._state import State
 
 Guard = Callable[["torch.optim.Optimizer"], "bool | None"]
@@ -26,6 +27,7 @@ class Run:
     optimizer step. ``healthy`` is the last state in which nothing was wrong, ``best`` the one with the best monitored
     value; both are ``None`` until there is one. With ``advising`` a proposal is only shown, never applied: it may name
     a state that was not kept. ``dead_units`` gives, by the name of a rectifier, which of its units are dead.
+    ``rehearsal`` takes steps on kept batches that leave no trace, for acts that have to measure: see its docstring.
     """
 
     models: Sequence["torch.nn.Module"]
@@ -40,6 +42,7 @@ class Run:
     best: "State | None" = None
     stop_requested: bool = False
     advising: bool = False
+    rehearsal: "Rehearsal | None" = None
     dead_units: Callable[[str], "torch.Tensor | None"] | None = None
 
     def parameters(self) -> Iterator[tuple[str, "torch.nn.Parameter"]]:

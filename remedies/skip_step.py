@@ -29,6 +29,7 @@ class SkipStep(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("non-finite",)
     safety: ClassVar[Safety] = Safety.SAFE
+    rehearsed: ClassVar[bool] = False
     patience: int = Field(3, ge=1, description="skips in a row after which it lets go")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:

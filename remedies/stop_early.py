@@ -22,6 +22,7 @@ class StopEarly(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("overfitting",)
     safety: ClassVar[Safety] = Safety.SAFE
+    rehearsed: ClassVar[bool] = False
     ends_the_run: ClassVar[bool] = True
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
