@@ -1,0 +1,131 @@
+"""Following: what appears and what clears is told once, whatever happens to the file meanwhile."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.readers.test_tensorboard import scalar
+from tests.readers.test_tensorboard import write as write_events
+from trainmedic.following import Follower, News
+
+WRITER = """
+import sys, time
+with open(sys.argv[1], "w", buffering=1) as file:
+    file.write("step,loss,val_loss\\n")
+    for step in range(60):
+        line = f"{step},{'nan' if step >= 40 else 1 / (step + 1)},{1 / (step + 1)}\\n"
+        file.write(line[:4]); file.flush(); time.sleep(0.01)
+        file.write(line[4:]); file.flush(); time.sleep(0.02)
+"""
+
+
+def lines(values: list[float], first: int = 0) -> str:
+    return "".join(f"{step},{value}\n" for step, value in enumerate(values, start=first))
+
+
+def news(follower: Follower) -> list[tuple[str, str]]:
+    """Kind, and code of the finding, of what is new."""
+    told: list[News] = []
+    follower.look(told.append)
+    return [(one.kind, one.finding.code if one.finding else "") for one in told]
+
+
+def test_a_finding_is_told_when_it_appears_and_when_it_clears(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    follower = Follower(path)
+    assert news(follower) == [("waiting", "")]
+    assert news(follower) == []
+    path.write_text("step,loss\n")
+    assert news(follower) == [("waiting", "")]
+    path.write_text("step,loss\n" + lines([3, 2, 1]))
+    assert news(follower) == [("run", "")]
+    with path.open("a") as file:
+        file.write("3,nan\n4,nan\n5,0.")
+    assert news(follower) == [("finding", "TM101")]
+    assert news(follower) == []
+    with path.open("a") as file:
+        file.write("5\n6,nan\n")
+    assert news(follower) == []
+    path.write_text("step,loss\n" + lines([3, 2, 1, 0.9, 0.8, 0.7, 0.6, 0.5]))
+    assert news(follower) == [("cleared", "TM101")]
+
+
+def test_a_log_that_is_begun_again_is_another_story(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n" + lines([3, 2, float("nan"), float("nan")]))
+    follower = Follower(path)
+    assert news(follower) == [("run", ""), ("finding", "TM101")]
+    os.rename(path, tmp_path / "log.csv.1")
+    news(follower)
+    path.write_text("step,loss\n" + lines([3, 2]))
+    assert news(follower) == [("anew", "")]
+    assert [report.history.last_step for report in follower.reports] == [1]
+    path.write_text("")
+    assert news(follower) == [("waiting", "")]
+    path.write_text("step,loss\n" + lines([float("nan")] * 5))
+    assert news(follower) == [("finding", "TM101")]
+
+
+def test_new_runs_and_second_files_of_a_run_are_seen(tmp_path: Path) -> None:
+    losses = [1 / (i + 1) for i in range(20)]
+    write_events(tmp_path / "a" / "events.out.tfevents.1.host", [scalar("loss", i, x) for i, x in enumerate(losses)])
+    follower = Follower(tmp_path)
+    assert news(follower) == [("run", "")]
+    more = [scalar("loss", 20 + i, float("nan")) for i in range(5)]
+    write_events(tmp_path / "a" / "events.out.tfevents.2.host", more)
+    assert news(follower) == [("finding", "TM101")]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "log.csv").write_text("step,loss\n" + lines(losses))
+    assert news(follower) == [("run", "")]
+    assert len(follower.reports) == 2
+
+
+def followed(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from trainmedic.cli import main; main()", "follow", *map(str, arguments)]
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> Iterator[Path]:
+    """A log that another process is writing, a piece of a line at a time."""
+    path = tmp_path / "runs" / "log.csv"
+    path.parent.mkdir()
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) as writer:
+        yield path
+        writer.kill()
+
+
+def test_a_log_that_really_grows(growing: Path) -> None:
+    done = subprocess.run(
+        followed(growing.parent, "--every", "0.05", "--idle", "3", "--format", "json"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["kind"] for one in told if one["kind"] != "waiting"] == ["run", "finding"]
+    assert told[-1]["finding"]["code"] == "TM101"
+    assert told[-1]["finding"]["step"] == 40
+    assert told[-1]["step"] < 59
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n" + lines([1 / (i + 1) for i in range(20)]))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(followed(path, "--every", "0.05"), stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().rstrip().endswith("log.csv: a run, now at step 19")
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == ("1 run, last step 19: nothing wrong found\n", "", 0)
