@@ -1,0 +1,520 @@
+"""What pictures of a run are drawn from: one bounded, JSON-able value, the same for the page and for TensorBoard.
+
+Every text in it is safe to show as text (see ``printable``); numbers travel as arrays in base64, so that NaN and
+infinities stay what they are.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmedic.diagnose import Evidence, Finding
+from trainmedic.history import SERIES, STATISTICS, Array, History, LayerTable, Series
+from trainmedic.remedies.change import Change, Treatment
+from trainmedic.reports import thin
+from trainmedic.reports.report import Report
+from trainmedic.reports.wording import amount, columns, counted, evidence_text, number, printable
+
+POINTS, LEAST_POINTS = 48_000, 160
+"""Points of all curves together, and of one curve at least."""
+MOST_POINTS = 2_400
+CELLS, MOST_COLUMNS, LEAST_COLUMNS = 110_000, 256, 40
+"""Cells of all layer maps together; columns of one map."""
+ROWS = 2_000
+"""Layers that a map shows."""
+CURVES = 120
+"""Curves besides those that have a chart of their own."""
+TOGETHER = 6
+"""Curves in one chart."""
+PLACES = 60
+"""Names of layers or series that a finding lists."""
+
+ZERO, NOT_FINITE, FIRST_CODE, LAST_CODE = 1, 2, 3, 65_535
+"""How a cell of a map is coded in 16 bits: 0 not measured, these two, then evenly from the lowest to the highest."""
+
+
+class Statistic(NamedTuple):
+    """How a layer statistic is shown: title, whether on a logarithmic scale, and what counts its non-finite cells."""
+
+    title: str
+    log: bool
+    nonfinite: str = ""
+
+
+MAPS: dict[str, Statistic] = {
+    "gradient_norm": Statistic("Gradient norm", True, "gradient_nonfinite"),
+    "update_ratio": Statistic("Update / weight", True, "weight_nonfinite"),
+    "dead_units_lasting": Statistic("Dead units", False),
+    "saturated_units": Statistic("Saturated units", False),
+    "activation_std": Statistic("Activation spread", True, "activation_nonfinite"),
+    "activation_batch_std": Statistic("Activation spread over samples", True, "activation_nonfinite"),
+    "activation_zeros": Statistic("Zero activations", False, "activation_nonfinite"),
+    "activation_max": Statistic("Largest activation", True, "activation_nonfinite"),
+    "weight_norm": Statistic("Weight norm", True, "weight_nonfinite"),
+    "gradient_cosine": Statistic("Gradient direction kept (cosine)", False, "gradient_nonfinite"),
+    "gradient_zeros": Statistic("Zero gradients", False, "gradient_nonfinite"),
+    "predicted_share": Statistic("Share of predictions, per class", False),
+    "label_share": Statistic("Share of labels, per class", False),
+    "batchnorm_movement": Statistic("Batch norm: movement of the mean", True),
+}
+"""The layer maps, in order of importance. What is not listed is in the record alone."""
+
+BANDS = {"gradient_norm": "gradient norm of a layer", "update_ratio": "update / weight of a layer"}
+"""Statistics whose 5th, 50th and 95th percentile over the layers are drawn as a curve."""
+PERCENTILES = (5, 50, 95)
+
+
+def document(reports: Sequence[Report]) -> dict[str, Any]:
+    """All that a page of these runs is drawn from."""
+    from trainmedic import __version__
+
+    share = 1.0 if len(reports) < 4 else max(4 / len(reports), 0.1)  # a page of many runs stays one that opens
+    return {
+        "version": __version__,
+        "colours": colours(),
+        "rules": _rules(),
+        "runs": [picture(report, share) for report in reports],
+    }
+
+
+def picture(report: Report, share: float = 1.0) -> dict[str, Any]:
+    """One run, bounded in size whatever its length; ``share`` of the usual resolution (0 to 1)."""
+    from trainmedic.reports.terminal import verdict
+
+    history = report.history
+    curves, charts, unseen = _curves(history, share)
+    maps, unshown = _maps(report, share)
+    return {
+        "path": printable(report.path) or "this run",
+        "format": printable(report.format),
+        "steps": [history.first_step, history.last_step],
+        "state": state(report),
+        "verdict": printable(verdict(report)),
+        "summary": [list(entry) for entry in _summary(report)],
+        "curves": curves,
+        "charts": charts,
+        "maps": maps,
+        "findings": [_finding(report, finding) for finding in report.findings],
+        "treatments": [_treatment(treatment) for treatment in report.treatments],
+        "refused": [[printable(remedy), printable(reason)] for remedy, reason in report.refused],
+        "checked": list(map(printable, report.checked)),
+        "not_checked": [[entry.code, printable(entry.name), printable(entry.reason)] for entry in report.not_checked],
+        "cost": [list(entry) for entry in _cost(report)],
+        "run": [list(entry) for entry in _facts(history)],
+        "notes": [*map(printable, report.notes), *unseen, *unshown],
+    }
+
+
+def state(report: Report) -> str:
+    """``error``, ``warning`` or ``info``; ``fine`` where nothing was found, ``unjudged`` where nothing was checked."""
+    if report.severity:
+        return report.severity.value
+    return "fine" if report.checked else "unjudged"
+
+
+def colours() -> list[str]:
+    """Ten colours of viridis, from low to high: as bright as the value is high, also in grey (matplotlib, CC0)."""
+    return list(json.loads(files("trainmedic.reports").joinpath("assets/viridis.json").read_text(encoding="utf-8")))
+
+
+def packed(values: Any) -> dict[str, str]:
+    """An array as JSON can hold it: ``type`` (as JavaScript's typed arrays are called) and ``data`` in base64."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iu":
+        fits = not array.size or (array.min() >= 0 and array.max() < 2**32)
+        kind = "Uint16" if array.dtype == np.uint16 else "Uint32" if fits else "Float64"
+    else:
+        size = np.abs(array[np.isfinite(array) & (array != 0)])
+        kind = "Float32" if not size.size or (size.max() < 3e38 and size.min() > 1e-37) else "Float64"
+    little_endian = np.dtype(kind.lower()).newbyteorder("<")
+    return {"type": kind, "data": base64.b64encode(array.astype(little_endian).tobytes()).decode()}
+
+
+# -- curves ----------------------------------------------------------------------------------------------------------
+
+
+class Chart(NamedTuple):
+    """Curves that are drawn together."""
+
+    title: str
+    names: list[str]
+    main: bool = True
+
+
+def _curves(history: History, share: float) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+    """The curves by name, the charts that show them, and a note on those that are left out."""
+    bands = {statistic: band(history.layers(statistic)) for statistic in BANDS if statistic in history}
+    every = {name: history.series(name) for name in history.names()}
+    for statistic, found in bands.items():
+        every.update({f"{BANDS[statistic]}, p{p}": series for p, series in found.items()})
+    charts = list(_charts(history.names(), [statistic for statistic, found in bands.items() if found]))
+    others = [chart for chart in charts if not chart.main]
+    left_out = others[CURVES:]
+    shown = [chart for chart in charts if chart not in left_out]
+    names = [name for chart in shown for name in chart.names]
+    most = int(min(MOST_POINTS, max(LEAST_POINTS, share * POINTS / max(len(names), 1))))
+    return (
+        {printable(name): _curve(name, every[name], most) for name in names},
+        [
+            {
+                "title": printable(chart.title),
+                "curves": [printable(name) for name in chart.names],
+                "main": chart.main,
+                "log": _wants_log([every[name].values for name in chart.names]),
+            }
+            for chart in shown
+        ],
+        [f"{counted(len(left_out), 'curve')} of {len(every):,} are not drawn"] if left_out else [],
+    )
+
+
+def _charts(names: Sequence[str], bands: Sequence[str]) -> Iterator[Chart]:
+    """Which curves belong together: those that people look at first, then every other one by itself."""
+    left = dict.fromkeys(names)
+
+    def take(*wanted: str) -> list[str]:
+        taken = [name for name in dict.fromkeys(wanted) if name in left][:TOGETHER]
+        for name in taken:
+            del left[name]
+        return taken
+
+    def percentiles(statistic: str) -> list[str]:
+        return [f"{BANDS[statistic]}, p{p}" for p in PERCENTILES] if statistic in bands else []
+
+    first = True
+    for metric in ("loss", *_metrics(names)):
+        ends = [name for name in names if name == metric or name.endswith(f"/{metric}")]
+        if found := take(*[name for name in ("train/loss", "validation/loss") if name in ends], *ends):
+            yield Chart(metric.capitalize(), found)
+            first = False
+    groups = {
+        "Gradient norm": [*take("gradient/norm"), *percentiles("gradient_norm")],
+        "Update / weight": percentiles("update_ratio"),
+        "Learning rate": take(*[name for name in names if name.startswith("optimizer/learning_rate")]),
+        "Time of a step": take("time/step", "time/data"),
+        "Memory": take("memory/host", "memory/device"),
+    }
+    yield from (Chart(title, found) for title, found in groups.items() if found)
+    for name in left:
+        yield Chart(name, [name], main=first)  # a log without any loss opens with its first curve
+        first = False
+
+
+def _metrics(names: Sequence[str]) -> list[str]:
+    """What is measured on training or validation data besides the loss, at most four of them."""
+    metrics = (name.rpartition("/")[2] for name in names if name.startswith(("validation/", "train/")))
+    return [metric for metric in dict.fromkeys(metrics) if metric != "loss"][:4]
+
+
+def band(table: LayerTable) -> dict[int, Series]:
+    """Percentiles over the layers at each step; empty where there are fewer than three layers."""
+    values = table.values.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    measured = np.isfinite(values).sum(axis=1) >= 3
+    if not measured.any():
+        return {}
+    found = np.nanpercentile(values[measured], PERCENTILES, axis=1)
+    return {p: Series(table.steps[measured], row) for p, row in zip(PERCENTILES, found, strict=True)}
+
+
+def _curve(name: str, series: Series, most: int) -> dict[str, Any]:
+    holes = thin.gaps(series.steps)
+    steps, values = thin.points(series, most, keep=[at for hole in holes for at in (hole, hole + 1)])
+    finite = series.values[np.isfinite(series.values)]
+    return {
+        "about": printable(SERIES.get(name, "")),
+        "steps": packed(steps),
+        "values": packed(values),
+        "gaps": [[int(series.steps[hole]), int(series.steps[hole + 1])] for hole in holes],
+        "count": len(series.steps),
+        "not_finite": int(len(series.values) - len(finite)),
+        "first": number(float(series.values[0])),
+        "last": number(float(series.values[-1])),
+        "least": number(float(finite.min())) if len(finite) else "-",
+        "most": number(float(finite.max())) if len(finite) else "-",
+        "unit": "s" if name.startswith("time/") else "bytes" if name.startswith("memory/") else "",
+    }
+
+
+def _wants_log(curves: Sequence[Array]) -> bool:
+    """Whether all values are above zero and range over more than two decades."""
+    finite = [values[np.isfinite(values)] for values in curves]
+    lows, highs = [v.min() for v in finite if len(v)], [v.max() for v in finite if len(v)]
+    return bool(lows and min(lows) > 0 and max(highs) > 100 * min(lows))
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+
+def _maps(report: Report, share: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """The layer maps, the important ones first, as many as fit; and a note on what is left out."""
+    history = report.history
+    found = [name for name in MAPS if name in history]
+    unknown = [name for name in history.statistics() if name not in STATISTICS]
+    named = {place for finding in report.findings for place in finding.where}
+    maps: list[dict[str, Any]] = []
+    notes: list[str] = []
+    room = share * CELLS
+    for statistic in (*found, *unknown):
+        table = history.layers(statistic)
+        rows = _rows(table, named)
+        least = len(rows) * min(LEAST_COLUMNS, len(table.steps))
+        if maps and room < least:
+            notes.append(f"the layer map of {printable(statistic)} is not drawn: too many layers for all maps")
+            continue
+        wanted = share * CELLS / max(len(rows) * len(found), 1)
+        maps.append(layer_map(history, statistic, int(min(MOST_COLUMNS, max(LEAST_COLUMNS, wanted))), rows))
+        room -= maps[-1]["columns"] * len(rows)
+        if len(rows) < len(table.layers):
+            notes.append(f"the layer map of {printable(statistic)} shows {len(rows):,} of {len(table.layers):,} layers")
+    return maps, list(dict.fromkeys(notes))
+
+
+def _rows(table: LayerTable, named: set[str]) -> list[int]:
+    """Which layers a map shows: all, or those that findings name and, evenly spread, others."""
+    count = len(table.layers)
+    if count <= ROWS:
+        return list(range(count))
+    chosen = [i for i, layer in enumerate(table.layers) if layer in named][: ROWS // 2]
+    return sorted({*chosen, *np.linspace(0, count - 1, ROWS - len(chosen)).astype(int).tolist()})
+
+
+def layer_map(history: History, statistic: str, columns: int, rows: Sequence[int] | None = None) -> dict[str, Any]:
+    """A layer statistic as a coded map, layers x columns; see ``ZERO``, ``NOT_FINITE`` and ``FIRST_CODE``."""
+    table = history.layers(statistic)
+    rows = range(len(table.layers)) if rows is None else rows
+    known = MAPS.get(statistic, Statistic(statistic, bool(_wants_log([table.values.astype(np.float64)]))))
+    found = thin.cells(table, columns, rows)
+    shown, other = (found.on_log_scale() if known.log else found).shown()
+    finite = np.concatenate([shown[np.isfinite(shown)], other[np.isfinite(other)]])
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    broken = _not_finite(history, known.nonfinite, [table.layers[row] for row in rows], found.steps)
+    codes, others = (_codes(values, low, high, known.log) for values in (shown, other))
+    codes[broken] = others[broken] = NOT_FINITE
+    holes = thin.gaps(table.steps)
+    return {
+        "statistic": printable(statistic),
+        "title": printable(known.title),
+        "about": printable(STATISTICS.get(statistic, "")),
+        "log": known.log,
+        "low": low,
+        "high": high,
+        "layers": [printable(table.layers[row]) for row in rows],
+        "kinds": [_kind(history, table.layers[row]) for row in rows],
+        "columns": len(found.steps),
+        "steps": packed(found.steps),
+        "last": found.last,
+        "gaps": [[int(table.steps[hole]), int(table.steps[hole + 1])] for hole in holes],
+        "shown": packed(codes),
+        "other": None if np.array_equal(codes, others) else packed(others),
+    }
+
+
+def _codes(values: Array, low: float, high: float, log: bool) -> NDArray[np.uint16]:
+    span = (high - low) or 1.0
+    with np.errstate(invalid="ignore"):
+        scaled = FIRST_CODE + np.round((values - low) / span * (LAST_CODE - FIRST_CODE))
+    coded = np.where(np.isfinite(values), scaled, 0)
+    coded[np.isneginf(values)] = ZERO if log else NOT_FINITE
+    coded[np.isposinf(values)] = NOT_FINITE
+    return coded.astype(np.uint16)
+
+
+def _not_finite(history: History, statistic: str, layers: Sequence[str], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which cells held a NaN or an infinity, as the table that counts them has it."""
+    marked = np.zeros((len(layers), len(steps)), dtype=bool)
+    if not statistic or statistic not in history:
+        return marked
+    table = history.layers(statistic)
+    at = {layer: i for i, layer in enumerate(table.layers)}
+    row, column = np.nonzero(np.nan_to_num(table.values) > 0)
+    where = np.clip(np.searchsorted(steps, table.steps[row], side="right") - 1, 0, len(steps) - 1)
+    target = {at[layer]: i for i, layer in enumerate(layers) if layer in at}
+    for layer, place in zip(column.tolist(), where.tolist(), strict=True):
+        if layer in target:
+            marked[target[layer], place] = True
+    return marked
+
+
+def _kind(history: History, layer: str) -> str:
+    known = history.architecture.get(layer)
+    if known is None:
+        return ""
+    shape = " x ".join(map(str, known.shape))
+    return printable(f"{known.kind} {shape}".strip())
+
+
+# -- findings and treatments -----------------------------------------------------------------------------------------
+
+
+def _finding(report: Report, finding: Finding) -> dict[str, Any]:
+    treated = [t.step for t in report.treatments if t.finding == finding.id and t.outcome == "kept"]
+    return {
+        "id": printable(finding.id),
+        "code": printable(finding.code),
+        "name": printable(finding.name),
+        "severity": finding.severity.value,
+        "step": finding.step,
+        "detected": finding.detected_at,
+        "until": min(treated, default=None),
+        "where": [printable(place) for place in finding.where[:PLACES]],
+        "more": max(0, len(finding.where) - PLACES),
+        "message": printable(finding.message),
+        "evidence": [_evidence(evidence) for evidence in finding.evidence],
+        "advice": printable(finding.advice),
+        "remedies": list(map(printable, finding.remedies)),
+        "confidence": finding.confidence,
+        "root": finding in report.roots,
+        "explained_by": printable(finding.explained_by or ""),
+        "explains": [printable(other.id) for other in report.explained_by(finding)],
+        "advised": [_change(change) for of, change in report.advised if of == finding.id],
+    }
+
+
+def _evidence(evidence: Evidence) -> dict[str, Any]:
+    value, limit = evidence.value, evidence.limit
+    known = limit is not None and math.isfinite(value) and math.isfinite(limit) and value > 0 and limit > 0
+    return {
+        "name": printable(evidence.name),
+        "value": amount(value, evidence.unit),
+        "limit": "" if limit is None else amount(limit, evidence.unit),
+        "ratio": value / limit if known and limit else None,
+    }
+
+
+def _change(change: Change) -> dict[str, str]:
+    return {
+        "remedy": printable(change.remedy),
+        "summary": printable(change.summary),
+        "code": "\n".join(printable(line.expandtabs(4)) for line in change.code.splitlines()),
+    }
+
+
+TOLD = frozenset({"finding", "code", "illness", "change", "step", "trial", "decided_at", "outcome", "reason"})
+COMPARED = frozenset({"control", "treated"})
+
+
+def _treatment(treatment: Treatment) -> dict[str, Any]:
+    """A treatment; what a newer version knows of it besides is told by its own name."""
+    before, after = columns(treatment)
+    others = {key: value for key, value in treatment if key not in TOLD | COMPARED and value not in (None, "", ())}
+    return {
+        "finding": printable(treatment.finding),
+        "code": printable(treatment.code),
+        "illness": printable(treatment.illness),
+        "change": _change(treatment.change),
+        "step": treatment.step,
+        "decided": treatment.decided_at,
+        "trial": printable(treatment.trial),
+        "outcome": printable(treatment.outcome),
+        "reason": printable(treatment.reason),
+        "columns": [before, after],
+        "compared": _compared(treatment),
+        "others": [[printable(key.replace("_", " ")), _told(value)] for key, value in others.items()],
+    }
+
+
+def _compared(treatment: Treatment) -> list[dict[str, Any]]:
+    rows = []
+    for control, treated in zip_longest(treatment.control, treatment.treated):
+        known = control or treated
+        rows.append(
+            {
+                "name": printable(known.name),
+                "control": _side(control),
+                "treated": _side(treated),
+                "limit": next((amount(e.limit, e.unit) for e in (control, treated) if e and e.limit is not None), ""),
+            }
+        )
+    return rows
+
+
+def _side(evidence: Evidence | None) -> dict[str, Any]:
+    if evidence is None:
+        return {"text": "-", "value": None}
+    finite = math.isfinite(evidence.value)
+    return {"text": amount(evidence.value, evidence.unit), "value": evidence.value if finite else None}
+
+
+def _told(value: Any) -> str:
+    """Any value in words."""
+    if isinstance(value, Evidence):
+        return evidence_text(value)
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int | float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return "; ".join(f"{printable(str(key))} {_told(entry)}" for key, entry in list(value.items())[:20])
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_told(entry) for entry in value[:20])
+    return printable(str(value))[:400]
+
+
+# -- numbers at a glance ---------------------------------------------------------------------------------------------
+
+
+def _summary(report: Report) -> Iterator[tuple[str, str, str]]:
+    """(what, value, detail) of what to know first."""
+    history = report.history
+    roots = [finding.severity.value for finding in report.roots]
+    counts = [counted(roots.count(kind), kind) for kind in ("error", "warning") if kind in roots]
+    counts += [f"{roots.count('info')} info"] if "info" in roots else []
+    checked = counted(len(report.checked), "rule")
+    explained = len(report.findings) - len(report.roots)
+    yield "Findings", ", ".join(counts) or "none", f"{explained} more explained" if explained else f"{checked} checked"
+    for name, title in (("train/loss", "Training loss"), ("validation/loss", "Validation loss")):
+        if name in history:
+            steps, values = history.series(name)
+            finite = np.isfinite(values)
+            best = int(np.argmin(np.where(finite, values, np.inf))) if finite.any() else 0
+            yield title, number(float(values[-1])), f"best {number(float(values[best]))} at step {steps[best]:,}"
+    kept = sum(treatment.outcome == "kept" for treatment in report.treatments)
+    if report.treatments:
+        yield "Treatments", f"{kept} kept", f"of {len(report.treatments)} made"
+    if "share" in report.cost:
+        measured, steps_taken = report.cost.get("measured", 0), report.cost.get("steps", 0)
+        yield (
+            "Watching",
+            f"{100 * report.cost['share']:.1f} % of the time",
+            f"{number(measured)} of {number(steps_taken)} steps measured",
+        )
+    elif report.format != "live":
+        yield "Read as", printable(report.format), counted(len(history.names()), "series", "series")
+
+
+def _cost(report: Report) -> Iterator[tuple[str, str]]:
+    words = {
+        "seconds": ("Time spent", 1, "s"),
+        "share": ("Share of the run's time", 100, "%"),
+        "measured": ("Steps measured in full", 1, ""),
+        "steps": ("Steps in all", 1, ""),
+        "interval": ("Steps from one measured to the next, at the end", 1, ""),
+    }
+    for key, value in report.cost.items():
+        title, times, unit = words.get(key, (printable(key), 1, ""))
+        yield title, amount(float(f"{times * value:.3g}") if unit else value, unit)
+
+
+FACTS = 40
+
+
+def _facts(history: History) -> Iterator[tuple[str, str]]:
+    """What the run was given, as far as it is known and short."""
+    for key, value in list(history.facts.items())[:FACTS]:
+        if key not in ("notes", "names", "columns", "source", "time") and value not in (None, "", [], {}):
+            yield printable(str(key).replace("_", " ")), _told(value)[:300]
+
+
+def _rules() -> dict[str, str]:
+    """Code to name of every rule."""
+    from trainmedic.diagnose.judge import catalogue
+
+    return {rule.code: rule.name for rule in catalogue()}
