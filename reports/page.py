@@ -48,13 +48,15 @@ def page(
     style = "\n".join(map(asset, STYLES))
     script = "\n".join([*map(asset, scripts), start])
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:"
+    policy += "; base-uri 'none'; form-action 'none'"
     # Within a script element a browser looks for its end before it looks at quotes: no "<" of the data may be there.
     content = json.dumps(plain(data), allow_nan=False).replace("<", "\\u003c")
     return "".join(
         (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri \'none\'; form-action \'none\'">\n',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
+            '<link rel="icon" href="data:,">\n',
             '<meta name="referrer" content="no-referrer">\n<meta name="generator" content="trainmedic">\n',
             f"<title>{html.escape(printable(title))} - trainmedic</title>\n<style>{style}</style>\n</head>\n<body>\n",
             '<div id="medic"></div>\n',

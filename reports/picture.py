@@ -20,7 +20,8 @@ from trainmedic.history import SERIES, STATISTICS, Array, History, LayerTable, S
 from trainmedic.remedies.change import Change, Treatment
 from trainmedic.reports import thin
 from trainmedic.reports.report import Report
-from trainmedic.reports.wording import amount, columns, counted, evidence_text, number, printable
+from trainmedic.reports.verdict import verdict
+from trainmedic.reports.wording import amount, columns, counted, evidence_text, lost, number, printable, tried
 
 POINTS, LEAST_POINTS = 48_000, 160
 """Points of all curves together, and of one curve at least."""
@@ -86,8 +87,6 @@ def document(reports: Sequence[Report]) -> dict[str, Any]:
 
 def picture(report: Report, share: float = 1.0) -> dict[str, Any]:
     """One run, bounded in size whatever its length; ``share`` of the usual resolution (0 to 1)."""
-    from trainmedic.reports.terminal import verdict
-
     history = report.history
     curves, charts, unseen = _curves(history, share)
     maps, unshown = _maps(report, share)
@@ -96,7 +95,7 @@ def picture(report: Report, share: float = 1.0) -> dict[str, Any]:
         "format": printable(report.format),
         "steps": [history.first_step, history.last_step],
         "state": state(report),
-        "verdict": printable(verdict(report)),
+        "verdict": verdict(report),
         "summary": [list(entry) for entry in _summary(report)],
         "curves": curves,
         "charts": charts,
@@ -397,14 +396,14 @@ def _change(change: Change) -> dict[str, str]:
     }
 
 
-TOLD = frozenset({"finding", "code", "illness", "change", "step", "trial", "decided_at", "outcome", "reason"})
-COMPARED = frozenset({"control", "treated"})
+TOLD = frozenset(Treatment.model_fields)
+"""What is known of a treatment here; a subclass may know more."""
 
 
 def _treatment(treatment: Treatment) -> dict[str, Any]:
-    """A treatment; what a newer version knows of it besides is told by its own name."""
+    """A treatment, how it was tried, and what lost against it; what else is known of it is told by its own name."""
     before, after = columns(treatment)
-    others = {key: value for key, value in treatment if key not in TOLD | COMPARED and value not in (None, "", ())}
+    others = {key: value for key, value in treatment if key not in TOLD and value not in (None, "", ())}
     return {
         "finding": printable(treatment.finding),
         "code": printable(treatment.code),
@@ -417,6 +416,8 @@ def _treatment(treatment: Treatment) -> dict[str, Any]:
         "reason": printable(treatment.reason),
         "columns": [before, after],
         "compared": _compared(treatment),
+        "tried": tried(treatment),
+        "lost": [list(rival) for rival in lost(treatment)],
         "others": [[printable(key.replace("_", " ")), _told(value)] for key, value in others.items()],
     }
 

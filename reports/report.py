@@ -169,6 +169,12 @@ class Report:
 
         return render(self, width=width, color=color)
 
+    def to_html(self) -> str:
+        """The report as one HTML file that needs nothing else: curves, the map of the layers, findings, treatments."""
+        from trainmedic.reports.page import render
+
+        return render(self)
+
     def to_markdown(self) -> str:
         """The report as Markdown for pull requests and notes, within what a comment on GitHub may hold."""
         from trainmedic.reports.markdown import render

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
 FOLDERS = ("hooks", "readers", "diagnose", "remedies", "reports")
-DATA = (".json", ".typed")
+DATA = (".json", ".typed", ".js", ".css", ".txt")
 SKIPPED = (".*", "__pycache__", "*.egg-info", "build", "dist", "tests", "benchmarks", "runs")
 WAYS = ("direct", "through-sdist")
 

@@ -13,6 +13,7 @@ from trainmedic.reports.tensorboard import TensorBoardWriter
 
 HISTORY_FILE = "history.npz"
 REPORT_FILE = "trainmedic.json"
+PAGE_FILE = "report.html"
 PRESCRIPTION_FILE = "prescription.json"
 
 
@@ -67,4 +68,5 @@ class Writing:
         """Write the last state of everything."""
         self.save(report.history)
         (self.logdir / REPORT_FILE).write_text(report.to_json(), encoding="utf-8")
+        (self.logdir / PAGE_FILE).write_text(report.to_html(), encoding="utf-8")
         self.board.close()

@@ -18,7 +18,7 @@ const Medic = {};
     return element;
   };
 
-  // A number as the reports write it: four significant digits, thousands apart, NaN and infinities by name.
+  // A number as the other reports write it: three significant digits, whole ones in full, NaN and infinities by name.
   Medic.number = (value, unit = "") => {
     if (value === null || value === undefined) return "–";
     if (Number.isNaN(value)) return "NaN";
@@ -26,9 +26,9 @@ const Medic = {};
     if (unit === "bytes") return bytes(value);
     const size = Math.abs(value);
     let text;
-    if (Number.isInteger(value) && size < 1e7) text = value.toLocaleString("en-US");
-    else if (size >= 1e5 || (size < 1e-3 && size > 0)) text = value.toExponential(3).replace(/\.?0+e/, "e");
-    else text = String(Number(value.toPrecision(4)));
+    if (size < 1e7 && (Number.isInteger(value) || size >= 1000)) text = Math.round(value).toLocaleString("en-US");
+    else if (size >= 1e7 || size < 1e-4) text = value.toExponential(2).replace(/\.?0*e\+?/, "e");
+    else text = String(Number(value.toPrecision(3)));
     return unit ? `${text} ${unit}` : text;
   };
 

@@ -255,6 +255,8 @@
       el("p", { text: `${sentence(one.change.summary)}.` }),
       rows.length ? Medic.table(["Compared", sentence(one.columns[0]), sentence(one.columns[1]), ""], rows, { label: `Numbers of ${one.change.remedy}` }) : null,
       one.reason ? el("p", {}, el("strong", { text: `Why ${one.outcome}: ` }), one.reason) : null,
+      one.tried ? el("p", { class: "quiet", text: `${sentence(one.tried)}.` }) : null,
+      one.lost.length ? Medic.table(["Tried too", "Why it lost"], one.lost, { label: `What lost against ${one.change.remedy}` }) : null,
       one.others.length ? el("dl", { class: "facts" }, one.others.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })])) : null,
       one.change.code ? el("details", { class: "numbers" }, el("summary", { text: "The change as code" }), change(one.change)) : null,
     );

@@ -300,8 +300,25 @@ def test_a_broken_report_does_not_hide_the_run(logdir: Path) -> None:
     assert f"{logdir}: " in error_of(run("report", logdir))
 
 
-def test_report_of_another_log_says_what_to_use(healthy: Path) -> None:
-    assert "for other logs use: trainmedic analyze" in error_of(run("report", healthy))
+def test_report_of_another_log_judges_it(sick: Path) -> None:
+    assert "TM101 non-finite" in run("report", sick).stdout
+
+
+def test_report_writes_a_page_and_tensorboard_files(logdir: Path, sick: Path, tmp_path: Path) -> None:
+    page, board = tmp_path / "report.html", tmp_path / "board"
+    assert run("report", logdir, "-o", page, "--tensorboard", board).exit_code == 0
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert list(board.glob("events.out.tfevents.*"))
+    assert run("report", sick, "-o", page, "--format", "json").exit_code == 0
+    assert json.loads(page.read_text())["runs"][0]["path"] == str(sick)
+    assert "cannot write" in error_of(run("report", sick, "-o", page, "--tensorboard", page / "below"))
+
+
+def test_report_gives_each_of_several_runs_a_folder_of_tensorboard(sick: Path, healthy: Path, tmp_path: Path) -> None:
+    run("report", tmp_path, "-o", tmp_path / "page.html", "--tensorboard", tmp_path / "board")
+    folders = sorted(folder.name for folder in (tmp_path / "board").iterdir())
+    assert [name[:4] for name in folders] == ["001-", "002-"]
+    assert [name[-8:] for name in folders] == ["sick.csv", "lthy.csv"]
 
 
 # -- the catalogue -----------------------------------------------------------------------------------------------

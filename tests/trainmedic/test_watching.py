@@ -181,6 +181,7 @@ def test_the_logdir_holds_the_record_and_the_report(tmp_path: Path) -> None:
     assert history.series("validation/accuracy").values.tolist() == [0.7]
     assert history.facts["optimizer"] == "SGD"
     assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert "</html>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_without_a_logdir_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,10 @@ def show(
         from trainmedic.reports import sarif
 
         write(sarif.render(reports, unreadable), output)
+    elif form == "html":
+        from trainmedic.reports import page
+
+        write(page.render(*reports), output)
     elif form == "github":
         _show_github(reports, output, unreadable)
     elif reports:

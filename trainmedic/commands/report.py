@@ -1,24 +1,77 @@
 """``trainmedic report``."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from trainmedic.commands._shared import format_option, output_option, show
-from trainmedic.errors import UnreadableError
+from trainmedic.commands._shared import NOT_JUDGED, complain, output_option, show
+from trainmedic.errors import UnreadableError, UsageError
+
+if TYPE_CHECKING:
+    from trainmedic.reports.report import Report
+
+BY_SUFFIX = {".html": "html", ".htm": "html", ".json": "json", ".sarif": "sarif"}
 
 
 @click.command()
 @click.argument("path")
-@format_option("text", "json")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "html"]),
+    help="Form of the output.  [default: by the name of the output file, else text]",
+)
 @output_option
-def report(path: str, form: str, output: str | None) -> None:
-    """Show what the medic reported at the end of a watched run, from its logdir.
+@click.option("--tensorboard", metavar="DIR", type=click.Path(file_okay=False), help="Write TensorBoard files too.")
+def report(path: str, form: str | None, output: str | None, tensorboard: str | None) -> int | None:
+    """Pictures of a run and its diagnosis: -o report.html writes a page that opens anywhere.
 
-    Nothing is judged anew: this is how the run ended, with the settings that it had. To judge it again, use analyze.
+    Of a watched run (its logdir) this shows what the medic reported at its end, with the settings that it had; nothing
+    is judged anew. A log of another tool is read and judged now.
     """
-    from trainmedic.analysis import recorded_report
-    from trainmedic.readers import find
+    reports, unreadable = _reports(path)
+    for reason in unreadable:
+        complain(reason)
+    if reports:
+        show(reports, form or BY_SUFFIX.get(Path(output or "").suffix.lower(), "text"), output)
+        if tensorboard:
+            _write_boards(reports, Path(tensorboard))
+    return NOT_JUDGED if unreadable else None
 
-    watched = [source for source in find(path) if source.reader.name == "trainmedic"]
-    if not watched:
-        raise UnreadableError(f"{path}: no logdir of a watched run; for other logs use: trainmedic analyze {path}")
-    show([recorded_report(source) for source in watched], form, output)
+
+def _reports(path: str) -> tuple[list["Report"], list[str]]:
+    """The reports of all runs at ``path``, the worst first, and why others could not be read."""
+    from trainmedic.analysis import recorded_report, reports_of, worst_first
+    from trainmedic.readers import find
+    from trainmedic.readers.own import recorded
+    from trainmedic.settings import Settings
+
+    rules = Settings.load(None).configured_rules()
+    reports: list[Report] = []
+    unreadable: list[str] = []
+    for source in find(path):
+        try:
+            told = source.reader.name == "trainmedic" and recorded(source.path) is not None
+            reports += [recorded_report(source)] if told else reports_of(source, rules)
+        except UnreadableError as error:
+            unreadable.append(str(error))
+    return worst_first(reports), unreadable
+
+
+def _write_boards(reports: list["Report"], home: Path) -> None:
+    """One run into ``home`` itself; of several each into a folder of its own there, as TensorBoard tells runs apart."""
+    from trainmedic.reports.tensorboard import write_report
+
+    try:
+        for place, each in zip(_folders(reports), reports, strict=True):
+            write_report(each, home / place)
+    except OSError as error:
+        raise UsageError(f"cannot write to {str(home)!r} (--tensorboard): {error.strerror or error}") from error
+
+
+def _folders(reports: list["Report"]) -> list[str]:
+    if len(reports) == 1:
+        return ["."]
+    names = ["".join(c if c.isalnum() or c in "-_." else "-" for c in each.path)[-80:].strip("-.") for each in reports]
+    return [f"{i + 1:03}-{name}" for i, name in enumerate(names)]
