@@ -7,8 +7,13 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import progress
+from trainmedic.diagnose.robust import gone, progress, share_done
 from trainmedic.history import History, Layer
+
+HALF = 0.5
+"""Share of its first loss that a run which works has come down by."""
+SIGMAS = 3.0
+"""Standard errors by which a loss falls beyond doubt."""
 
 
 class DeadRelu(Rule):
@@ -18,7 +23,8 @@ class DeadRelu(Rule):
     Usual causes: one step that was far too large; inputs that are not scaled; a large negative bias.
     Formula: share of a rectifier's units silent for each of the last `dead_after` samples (a setting, 1,000 by
     default) above `dead_units`, in `patience` measurements in a row, the newest among them. A run that has more than
-    halved its loss works as it is, and is held to `dead_units_working`. From `dead_units_error` on the layer passes
+    halved its loss, or falls by three standard errors at a pace that halves it by the end, works as it is, and is held
+    to `dead_units_working`. From `dead_units_error` on the layer passes
     hardly anything: an error, but in a run that works. Measurements after the loss stopped being finite do not count.
     Remedies: lower-learning-rate, reinitialize, replace-activation.
     Known limits: layers that are sparse by design (top-k, routers) look dead to a short window.
@@ -50,7 +56,7 @@ class DeadRelu(Rule):
         0.95,
         gt=0,
         le=1,
-        description="the same in a run that has halved its loss, 0 to 1 (wide layers, dropout and large rates leave "
+        description="the same in a run that halves its loss, 0 to 1 (wide layers, dropout and large rates leave "
         "8 in 10 idle in runs that train well)",
     )
     dead_units_error: float = Field(
@@ -121,9 +127,26 @@ def _silent_since(history: History, layer: str, step: int) -> int:
 
 
 def _state(history: History) -> tuple[bool, float]:
-    """Whether the run has halved its loss by now, and the first step at which its loss is not finite."""
+    """Whether the run works, and the first step at which its loss is not finite."""
     if "train/loss" not in history:
         return False, float("inf")
     steps, values = history.series("train/loss")
     bad = steps[~np.isfinite(values)]
-    return float(progress(history)[1][-1]) > 0.5, float(bad[0]) if len(bad) else float("inf")
+    return _works(history), float(bad[0]) if len(bad) else float("inf")
+
+
+def _works(history: History) -> bool:
+    """Whether the run has halved its loss, or falls beyond doubt, at a pace that halves it by the end.
+
+    Where the end is not known, in as much time again. The pace is that of the newer half so far.
+    """
+    steps, done = progress(history)
+    now, curve = float(done[-1]), history.series("train/loss").values
+    if now > HALF:
+        return True
+    fell, doubt = gone(curve) if np.isfinite(curve).all() else (0.0, 0.0)
+    if not fell > SIGMAS * doubt:
+        return False
+    newer = now - float(done[len(done) // 2])
+    share = share_done(history, int(steps[-1])) or 0.5
+    return now + newer * (1 - share) / (0.5 * share) > HALF

@@ -16,14 +16,21 @@ NAN = float("nan")
 
 
 def _cut(
-    dead: int, spread: float = (3 * 64) ** -0.5, *, gradient: float = NAN, trainable: bool = True, widths: int = 64
+    dead: int,
+    spread: float = (3 * 64) ** -0.5,
+    *,
+    gradient: float = NAN,
+    trainable: bool = True,
+    widths: int = 64,
+    thawed: int = 0,
 ) -> History:
-    """An example: four layers, the first ``dead`` of which get no gradient, or this one."""
+    """An example: four layers, the first ``dead`` of which get no gradient, or this one, and train since ``thawed``."""
     columns: dict[str, Any] = {}
     layers: list[Layer] = []
     for i in range(4):
         shape = (64, 64) if i != 1 else (widths, 64)
         columns[f"fc{i}.weight__gradient_norm"] = [gradient if i < dead else 0.1] * 40
+        columns[f"fc{i}.weight__weight_norm"] = [NAN if i < dead and step < thawed else 4.6 for step in range(40)]
         columns[f"fc{i}.weight__weight_std"] = [spread if i < dead else (3 * 64) ** -0.5] * 40
         layers += [Layer(f"fc{i}", "Linear", i, shape[:1])]
         layers += [Layer(f"fc{i}.weight", "parameter", i, shape, trainable or i >= dead)]
@@ -37,11 +44,11 @@ class FrozenLayer(Rule):
     Usual causes: .detach(), .data, .numpy() or torch.no_grad() on the way; a step whose derivative is zero everywhere
     (round, sign, argmax, comparisons).
     Formula: all parameters of a module are trainable and in the optimizer, and none has had a gradient other than zero
-    in any of at least `patience` measurements; all modules that ran before the first one with a gradient (or never ran
-    with gradients switched on, and stand before it) are such, its inputs are as many as their outputs or a multiple;
-    and their matrices are still as torch, He or Glorot draw them, within 3.5 standard errors (a trained part is often
-    left alone on purpose). Exact zeros count only where no unit is dead or saturated and the loss has not come down by
-    `done`. An error, but a warning where `works` of the task has been learnt all the same.
+    in any of at least `patience` measurements since they are; all modules that ran before the first one with a gradient
+    (or never ran with gradients switched on, and stand before it) are such, its inputs are as many as their outputs or
+    a multiple; and their matrices are still as torch, He or Glorot draw them, within 3.5 standard errors (a trained
+    part is often left alone on purpose). Exact zeros count only where no unit is dead or saturated and the loss has not
+    come down by `done`. An error, but a warning where `works` of the task has been learnt all the same.
     Remedies: none that can be applied; take the cut out.
     Known limits: needs a live run. A cut further up, or within one layer, is taken for a head that nobody uses. Layers
     whose updates are rounded away, or whose group has a rate of zero, are not looked for.
@@ -87,7 +94,7 @@ class FrozenLayer(Rule):
             weights = [name for module in dead for name in modules[module]]
             if first is None or not dead or not _feeds(history, modules[dead[-1]], modules[first]):
                 continue
-            if not untrained(history, weights):
+            if not untrained(history, weights) or self._thawed(history, weights):
                 continue
             works = learnt(history) > self.works
             others = f" and {len(dead) - 1} modules before it" if len(dead) > 1 else ""
@@ -104,6 +111,15 @@ class FrozenLayer(Rule):
             )
             return
 
+    def _thawed(self, history: History, names: list[str]) -> bool:
+        """Whether these were frozen until lately: the weights of what trains are measured, those of others are not."""
+        if "weight_norm" not in history:
+            return False
+        table = history.layers("weight_norm")
+        columns = [table.column(name).steps for name in names if name in table.layers]
+        late = [steps for steps in columns if len(steps) < self.patience]
+        return len(columns) < len(names) or bool(late)
+
     def _zeros_count(self, history: History) -> bool:
         """Whether a gradient of exactly zero is one that was cut off: no unit is dead or stuck, the run is not done."""
         for statistic in ("dead_units_lasting", "activation_zeros", "saturated_units"):
@@ -116,6 +132,7 @@ class FrozenLayer(Rule):
         _cut(0),
         _cut(2, spread=0.11),  # trained before
         _cut(2, trainable=False),  # frozen on purpose
+        _cut(2, thawed=39),  # frozen until now
         _cut(2, widths=3),  # a head that nobody uses: what follows takes 64 inputs
         _cut(4),  # no gradient anywhere: not one layer's fault
     )
