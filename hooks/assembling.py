@@ -23,47 +23,57 @@ class Assembling:
     """
 
     def __init__(self) -> None:
-        self._recent: deque[Snapshot] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[int, list[Row]]] = deque(maxlen=RECENT)
 
     def snapshots(self, step: int, rows: list[Row], values: dict[str, float], measured: bool) -> list[Snapshot]:
         """The snapshot of a step; before it, where its gradients went bad, those of earlier steps."""
-        snapshot = Snapshot(step, dict(values))
-        tables: dict[str, dict[str, list[float]]] = {}
-        norms: dict[str, float] = {}
-        for statistic, layers, numbers in rows:
-            if layers == ("",):
-                snapshot.values[statistic] = numbers[0]
-            elif statistic == "gradient_norm":
-                norms |= zip(layers, numbers, strict=True)
-            else:
-                _add(tables.setdefault(statistic, {}), layers, numbers)
-        if not math.isfinite(snapshot.values.get("gradient/clipped", 0.0)):
-            del snapshot.values["gradient/clipped"]  # all gradients are zero, or one is not finite
+        snapshot = Snapshot(step, values)
+        norms = [row for row in rows if row.statistic == "gradient_norm"]
         bad = self._gradients(snapshot, norms)
+        for row in rows:
+            if row.layers == ("",):
+                values[row.statistic] = row.values[0]
+        if not math.isfinite(values.get("gradient/clipped", 0.0)):
+            del values["gradient/clipped"]  # all gradients are zero, or one is not finite
         if measured:
-            snapshot.layers = {statistic: _joined(statistic, table) for statistic, table in tables.items()}
+            snapshot.layers = _tables(rows)
             _derive(snapshot.layers)
         elif not bad:
-            self._recent.append(Snapshot(step, layers={"gradient_norm": norms}))
+            self._recent.append((step, norms))
             return [snapshot]
-        snapshot.layers["gradient_norm"] = norms
-        snapshot.layers["gradient_nonfinite"] = {name: float(not math.isfinite(value)) for name, value in norms.items()}
-        earlier = list(self._recent) if bad else []
-        if bad:
-            self._recent.clear()
+        table = _by_name(norms)
+        snapshot.layers["gradient_norm"] = table
+        snapshot.layers["gradient_nonfinite"] = {name: float(not math.isfinite(value)) for name, value in table.items()}
+        if not bad:
+            return [snapshot]
+        earlier = [Snapshot(at, layers={"gradient_norm": _by_name(given)}) for at, given in self._recent]
+        self._recent.clear()
         return [*earlier, snapshot]
 
     @staticmethod
-    def _gradients(snapshot: Snapshot, norms: dict[str, float]) -> bool:
+    def _gradients(snapshot: Snapshot, norms: list[Row]) -> bool:
         """The norm of all gradients together, and how many are not finite; whether any is not."""
-        if not norms:
+        given = norms[0].values if len(norms) == 1 else list(_by_name(norms).values())
+        if not given:
             return False
-        each = np.fromiter(norms.values(), dtype=np.float64, count=len(norms))
-        total = math.sqrt(float(each @ each))
-        bad = 0 if math.isfinite(total) else int((~np.isfinite(each)).sum())
+        total = math.hypot(*given)
+        bad = 0 if math.isfinite(total) else sum(not math.isfinite(norm) for norm in given)
         snapshot.values["gradient/norm"] = total
         snapshot.values["gradient/nonfinite"] = float(bad)
         return bad > 0
+
+
+def _by_name(rows: Sequence[Row]) -> dict[str, float]:
+    return {name: value for row in rows for name, value in zip(row.layers, row.values, strict=True)}
+
+
+def _tables(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Statistic -> layer -> number, gradient norms left out."""
+    tables: dict[str, dict[str, list[float]]] = {}
+    for statistic, layers, numbers in rows:
+        if layers != ("",) and statistic != "gradient_norm":
+            _add(tables.setdefault(statistic, {}), layers, numbers)
+    return {statistic: _joined(statistic, table) for statistic, table in tables.items()}
 
 
 def _add(table: dict[str, list[float]], layers: Sequence[str], numbers: list[float]) -> None:

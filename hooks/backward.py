@@ -53,6 +53,11 @@ class Backward:
             look = functools.partial(self._left_over, parameter)
             self._handles.append(follow(_unserializable(look)))
 
+    @property
+    def settled(self) -> bool:
+        """Whether only sentinels have hooks."""
+        return not self._learning
+
     def settle(self) -> None:
         """Leave hooks on sentinels only."""
         if self._learning and self._passes:

@@ -29,7 +29,7 @@ class Memory:
         """Bytes that tensors hold on CUDA devices, all together."""
         if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             return None
-        held = [torch.cuda.memory_allocated(device) for device in devices if device.type == "cuda"]
+        held = [torch.cuda.memory_allocated(device) for device in set(devices) if device.type == "cuda"]
         return float(sum(held)) if held else None
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from trainmedic.hooks.ranks import sharded, whole
 from trainmedic.hooks.reading import Reading
-from trainmedic.hooks.sampling import dense, gathered, stride, thinned, unreadable
+from trainmedic.hooks.sampling import ORDINARY, dense, gathered, stride, thinned, unreadable
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
@@ -35,6 +35,14 @@ def norms(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
     return torch.stack([norm.to(first.device, first.dtype, non_blocking=True) for norm in results])
 
 
+def _of_a_kind(parameters: Sequence[Tensor]) -> bool:
+    """Whether all are ordinary tensors in single precision on one device."""
+    kinds = {(type(parameter), parameter.layout, parameter.dtype, parameter.device) for parameter in parameters}
+    return len(kinds) == 1 and kinds.issubset(
+        (kind, torch.strided, torch.float32, parameters[0].device) for kind in ORDINARY
+    )
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype | None:
     """Half precision would overflow at 65,504."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
@@ -49,6 +57,8 @@ class Gradients:
         self._earlier: _Sampled | None = None  # of the step before
         self._current: _Sampled | None = None
         self._watched: list[tuple[nn.Parameter, Tensor]] = []  # a few, to see what happens to them before the step
+        self._names = [name for name, _ in self.named]
+        self._of_a_kind = not self.sharded and _of_a_kind([parameter for _, parameter in self.named])
 
     @torch.no_grad()
     def put(self, reading: Reading, scale: Tensor | float | None, *, full: bool) -> Tensor | None:
@@ -57,6 +67,9 @@ class Gradients:
         ``scale`` is the loss scale that the gradients still carry. Returns the vector of norms.
         """
         self._watched, self._current = [], None
+        if self._of_a_kind and not full and scale is None and (two := self._norms_at_once()) is not None:
+            reading.put_row("gradient_norm", self._names, two)
+            return two
         present = [(name, gradient) for name, p in self.named if (gradient := p.grad) is not None]
         if not present:
             return None
@@ -73,6 +86,14 @@ class Gradients:
                 reading.put_row("gradient_cosine", names, cosines(now.parts, self._earlier.parts))
             self._watch([parameter for _, parameter in self.named if parameter.grad is not None])
         return two
+
+    def _norms_at_once(self) -> Tensor | None:
+        """The norms where every parameter has an ordinary gradient, with nothing looked at twice: done at each step."""
+        gradients = [parameter.grad for _, parameter in self.named]
+        for gradient in gradients:
+            if gradient is None or gradient.layout is not torch.strided or gradient.dtype is not torch.float32:
+                return None
+        return torch.stack(torch._foreach_norm(gradients))  # type: ignore[arg-type]
 
     @staticmethod
     def _whole(values: list[Tensor], present: list[tuple[str, Tensor]]) -> Tensor:

@@ -1,11 +1,10 @@
 """``Probe``: attached to live models and optimizers, it hands over one ``Snapshot`` per step, and leaves no trace."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from trainmedic.hooks.facts import anatomy
 from trainmedic.hooks.memory import Memory
 from trainmedic.hooks.noise import NoiseScale
 from trainmedic.hooks.parameters import Gradients, Updates, put_spreads
-from trainmedic.hooks.reading import Reading, Row
+from trainmedic.hooks.reading import Reading
 from trainmedic.hooks.scaler import ScalerWatch, found_inf, unscaled
 from trainmedic.hooks.schedule import Schedule
 
@@ -30,6 +29,10 @@ Guard = Callable[[torch.optim.Optimizer], bool | None]
 
 RARELY = 10
 """What changes slowly (spread of the weights, units that are equal, memory of devices) is read every tenth time."""
+
+
+RATES = ("optimizer/learning_rate", *(f"optimizer/learning_rate/{i}" for i in range(1, 8)))
+"""Series of the learning rates of the first eight parameter groups."""
 
 
 class Probe:
@@ -64,6 +67,7 @@ class Probe:
         self.scaler = scaler
         self.step = 0  # the step in progress, or the next one
         self.begun = False  # whether anything of it has been seen
+        self.measuring = False  # whether it is measured in full
         self.guards: list[Guard] = []
         self.not_measured: dict[str, str] = {}
         self.ends = Ends(loss_fn, sample)
@@ -79,6 +83,7 @@ class Probe:
         self._off: set[str] = set()
         self._frozen = False  # hooks stay as they are
         self._learning = False  # a backward pass of a new kind is waited for
+        self._idle = False  # all is as it should be in a step that is not measured
         self._frames = 0  # pieces of code that were compiled before watching began
         self._reading = Reading()
         self._values: dict[str, float] = {}
@@ -122,6 +127,7 @@ class Probe:
         self._known = self._fingerprint()
         if self._handles:
             self._watch_backward()
+        self._idle = False
 
     def _fingerprint(self) -> list[tuple[int, bool]]:
         """Which parameters there are, in the models and in the optimizers, and which of them train."""
@@ -180,18 +186,14 @@ class Probe:
         owned = [parameter for named in self._owned for _, parameter in named]
         self._backward.watch([parameter for _, parameter in self.parameters], owned)
 
-    @contextlib.contextmanager
-    def _guarded(self, part: str) -> Iterator[None]:
+    def _guarded(self, part: str) -> "_Guarded":
         """The training goes on whatever happens in here; the time it takes is counted as the cost of watching."""
-        start = time.perf_counter()
-        try:
-            yield
-        except Exception as error:
-            self._off.add(part)
-            self.not_measured[part] = f"measuring them failed: {type(error).__name__}: {error}"
-            self._on_error(part, error)
-        finally:
-            self.schedule.spent += time.perf_counter() - start
+        return _Guarded(self, part)
+
+    def _failed(self, part: str, error: Exception) -> None:
+        self._off.add(part)
+        self.not_measured[part] = f"measuring them failed: {type(error).__name__}: {error}"
+        self._on_error(part, error)
 
     def _registered(self, module: nn.Module, name: str, submodule: nn.Module | None) -> None:
         """``torch.compile`` puts a model into a wrapper: hooks on modules go before anything is traced."""
@@ -206,23 +208,22 @@ class Probe:
     # -- forward -------------------------------------------------------------------------------------------------
 
     @property
-    def measuring(self) -> bool:
-        """Whether the step in progress is measured in full."""
-        return self.schedule.measures(self.step)
-
-    @property
     def sees_forward(self) -> bool:
         """Whether a forward pass of the step in progress would be noticed."""
         return self._forward_handle is not None and not self._frozen
 
     def _begin(self) -> None:
         """The next step: hooks on modules are present if it is measured."""
-        with self._guarded("the step"):
-            self._prepare()
-
-    def _prepare(self) -> None:
         self.begun = False
         self._gradient_reading, self._trained = None, None
+        self.measuring = self.schedule.measures(self.step)  # in full
+        if self._idle and not self.measuring:
+            return
+        with self._guarded("the step"):
+            self._prepare()
+            self._idle = not self.measuring and (self._frozen or self._backward.settled)
+
+    def _prepare(self) -> None:
         if self.measuring and self._fingerprint() != self._known:
             self.refresh()
         self.activations.begin(self.step)
@@ -327,7 +328,7 @@ class Probe:
                 self._gradients.put(self._gradient_reading, None, full=False)
                 if not self._frozen:
                     self._backward.learn()
-                    self._learning = True
+                    self._learning, self._idle = True, False
 
     # -- the optimizer's step ------------------------------------------------------------------------------------
 
@@ -431,27 +432,15 @@ class Probe:
         return parts
 
     def _run_level(self, skipped: bool, measured: bool) -> None:
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        rates = [rate for group in groups if isinstance(rate := group.get("lr"), int | float | Tensor)]
-        for i, rate in enumerate(rates[:8]):
-            self._reading.put("optimizer/learning_rate" + (f"/{i}" if i else ""), rate)
+        self._learning_rates()
         if self.guards:
             self._values.setdefault("optimizer/skipped", 0.0)
         if self.scaler is not None:
-            found = found_inf(self.scaler, self.optimizers[0])
-            if found and not skipped:  # a fused optimizer is called, and does nothing
-                self._reading.put("optimizer/skipped", found[0].detach().clone(), finish=lambda n: float(n > 0))
-            else:
-                self._values["optimizer/skipped"] = float(skipped)
-            scale = self._scale()
-            if scale is not None:
-                self._reading.put("optimizer/loss_scale", scale.clone() if isinstance(scale, Tensor) else scale)
+            self._scaling(skipped)
         if (held := self._memory.host()) is not None:
             self._values["memory/host"] = held
-        if self.step % RARELY == 0:
-            devices = {parameter.device for _, parameter in self.parameters}
-            if (held := self._memory.device(devices)) is not None:
-                self._values["memory/device"] = held
+        if self.step % RARELY == 0 and (held := self._memory.device(p.device for _, p in self.parameters)) is not None:
+            self._values["memory/device"] = held
         if not measured:
             return
         if len(self.optimizers) == 1:  # of several, passes may be of different losses
@@ -461,19 +450,61 @@ class Probe:
         if self.step == 0 or self.schedule.measured % RARELY == 0:
             put_spreads(self.parameters, self._reading)
 
+    def _learning_rates(self) -> None:
+        i = 0
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                rate = group.get("lr")
+                if i == len(RATES) or not isinstance(rate, float | int | Tensor):
+                    continue
+                if isinstance(rate, Tensor):
+                    self._reading.put(RATES[i], rate)
+                else:
+                    self._values[RATES[i]] = float(rate)
+                i += 1
+
+    def _scaling(self, skipped: bool) -> None:
+        found = found_inf(self.scaler, self.optimizers[0])
+        if found and not skipped:  # a fused optimizer is called, and does nothing
+            self._reading.put("optimizer/skipped", found[0].detach().clone(), finish=lambda n: float(n > 0))
+        else:
+            self._values["optimizer/skipped"] = float(skipped)
+        scale = self._scale()
+        if scale is not None:
+            self._reading.put("optimizer/loss_scale", scale.clone() if isinstance(scale, Tensor) else scale)
+
     def _hand_over(self) -> None:
         """Read the numbers of the step before, which have had a step's time to leave the device."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
         rows = pending.reading.read()
-        read: dict[int, list[Row]] = {}
-        for reading, names in pending.gradients:
-            if id(reading) not in read:
-                read[id(reading)] = reading.read()
-            rows += [row if names is None else row.only(names) for row in read[id(reading)]]
+        if len(pending.gradients) == 1 and pending.gradients[0][1] is None:
+            rows += pending.gradients[0][0].read()
+        else:
+            read = {id(reading): reading.read() for reading, _ in pending.gradients}
+            rows += [row.only(names) for reading, names in pending.gradients for row in read[id(reading)] if names]
         for snapshot in self._assembling.snapshots(pending.step, rows, pending.values, pending.measured):
             self._on_snapshot(snapshot)
+
+
+class _Guarded:
+    """What :meth:`Probe._guarded` returns; a class, because it is entered several times in every step."""
+
+    __slots__ = ("_part", "_probe", "_start")
+
+    def __init__(self, probe: Probe, part: str) -> None:
+        self._probe, self._part = probe, part
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        self._probe.schedule.spent += time.perf_counter() - self._start
+        if not isinstance(error, Exception):
+            return False
+        self._probe._failed(self._part, error)
+        return True
 
 
 class _Pending(NamedTuple):

@@ -1,11 +1,12 @@
 """Numbers on their way from the device to the record, without stopping the device."""
 
-from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from trainmedic.hooks.sampling import ORDINARY
 
 Finish = Callable[[float], float]
 _Kind = tuple[torch.device, torch.dtype]
@@ -25,12 +26,20 @@ class Row(NamedTuple):
         return Row(self.statistic, [layer for layer, _ in pairs], [value for _, value in pairs])
 
 
+def at_once(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers can be read without waiting: an ordinary one, in the host's memory."""
+    return type(tensor) in ORDINARY and tensor.device.type == "cpu"
+
+
 class Reading:
-    """Numbers of one step. They are joined on their device, leave it in one piece, and are read a step later."""
+    """Numbers of one step. They are joined on their device, leave it in one piece, and are read a step later.
+
+    What lies in the host's memory is read at once: there is nothing to wait for.
+    """
 
     def __init__(self) -> None:
-        self._scalars: dict[_Kind, list[tuple[_Label, Tensor]]] = defaultdict(list)
-        self._vectors: dict[_Kind, list[tuple[str, Sequence[str], Tensor]]] = defaultdict(list)
+        self._scalars: dict[_Kind, list[tuple[_Label, Tensor]]] = {}
+        self._vectors: dict[_Kind, list[tuple[str, Sequence[str], Tensor]]] = {}
         self._sent: list[tuple[list[_Label], list[tuple[str, Sequence[str]]], Tensor, Any]] = []
         self._plain: list[Row] = []
 
@@ -40,18 +49,25 @@ class Reading:
         ``finish`` is applied to the number when it has left the device: what can be reckoned there is not done here.
         """
         if isinstance(value, Tensor):
-            self._scalars[value.device, value.dtype].append(((statistic, layer, finish), value))
-        else:
-            self._plain.append(Row(statistic, (layer,), [float(value if finish is None else finish(value))]))
+            if not at_once(value):
+                self._scalars.setdefault((value.device, value.dtype), []).append(((statistic, layer, finish), value))
+                return
+            value = value.item()
+        self._plain.append(Row(statistic, (layer,), [float(value if finish is None else finish(value))]))
 
     def put_row(self, statistic: str, layers: Sequence[str], values: Tensor) -> None:
         """Add one number per layer: ``values`` is a vector."""
-        self._vectors[values.device, values.dtype].append((statistic, layers, values))
+        if at_once(values):
+            self._plain.append(Row(statistic, layers, values.tolist()))
+        else:
+            self._vectors.setdefault((values.device, values.dtype), []).append((statistic, layers, values))
 
     def send(self) -> None:
         """Start the transfer of what was added since the last call."""
+        if not self._scalars and not self._vectors:
+            return
         for kind in {**self._scalars, **self._vectors}:
-            scalars, vectors = self._scalars[kind], self._vectors[kind]
+            scalars, vectors = self._scalars.get(kind, []), self._vectors.get(kind, [])
             pieces = [torch.stack([value.reshape(()) for _, value in scalars])] if scalars else []
             pieces += [values for _, _, values in vectors]
             joined = torch.cat(pieces) if len(pieces) > 1 else pieces[0]

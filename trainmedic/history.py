@@ -14,6 +14,7 @@ them and keep what they do not know under its own name.
 
 import io
 import json
+import operator
 import os
 import tempfile
 import zipfile
@@ -220,6 +221,19 @@ class _Rows:
         self._thinned[at] = 0
         self.count = at + 1
 
+    def append_several(self, steps: Sequence[int], values: Sequence[float]) -> None:
+        """:meth:`append` for several values of a single column; in one piece where they are in order and have room."""
+        at, end = self.count, self.count + len(steps)
+        ordered = all(map(operator.le, steps, steps[1:])) and (not at or steps[0] >= self._steps[at - 1])
+        if not ordered or end > len(self._steps) or (self.limit is not None and end > self.limit):
+            for step, value in zip(steps, values, strict=True):
+                self.append_one(step, value)
+            return
+        self._steps[at:end] = steps
+        self._values[at:end, 0] = values
+        self._thinned[at:end] = 0
+        self.count = end
+
     def fill(self, steps: Iterable[int], values: NDArray[Any]) -> None:
         """Take whole arrays at once; sorted by step, in the given order within one step."""
         as_steps = np.asarray(steps, dtype=np.int64)
@@ -313,23 +327,42 @@ class History:
     FORMAT = "trainmedic-history-1"
     SERIES_LIMIT = 16_384
     TABLE_LIMIT = 1_024
+    LATE = 1_024
 
     def __init__(self, *, bounded: bool = False) -> None:
         self.bounded = bounded
         self.facts: dict[str, Any] = {}
         self.architecture: dict[str, Layer] = {}
         self.lines: NDArray[np.int64] | None = None
-        self._series: dict[str, _Rows] = {}
+        self._taken: dict[str, _Rows] = {}
+        self._late: dict[str, tuple[list[int], list[float]]] = {}  # values that are not yet among their series' rows
+        self._room = self.LATE
         self._tables: dict[str, _Rows] = {}
+
+    @property
+    def _series(self) -> dict[str, _Rows]:
+        """All series, with what was added lately: a step's few numbers are put in their places when someone asks."""
+        if self._late:
+            late, self._late, self._room = self._late, {}, self.LATE
+            for name, (steps, values) in late.items():
+                rows = self._taken.get(name)
+                if rows is None:
+                    rows = self._taken[name] = _Rows([name], np.float64, self.SERIES_LIMIT if self.bounded else None)
+                rows.append_several(steps, values)
+        return self._taken
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def add(self, name: str, step: int, value: float) -> None:
         """Record one value of one series."""
-        rows = self._series.get(name)
-        if rows is None:
-            rows = self._series[name] = _Rows([name], np.float64, self.SERIES_LIMIT if self.bounded else None)
-        rows.append_one(step, value)
+        late = self._late.get(name)
+        if late is None:
+            late = self._late[name] = [], []
+        late[0].append(step)
+        late[1].append(value)
+        self._room -= 1
+        if not self._room:
+            _ = self._series
 
     def add_series(self, name: str, steps: Iterable[int], values: Iterable[float]) -> None:
         """Record a whole series at once (as readers do); ``steps`` and ``values`` have equal length."""

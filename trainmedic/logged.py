@@ -1,30 +1,40 @@
 """Values that the user logs: any number or tensor of one element, averaged within a step, read a step later."""
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import torch
 
 from trainmedic.errors import UsageError
-from trainmedic.history import check_step
-from trainmedic.hooks.reading import Reading
+from trainmedic.hooks.reading import Reading, at_once
 
 
 class Logged:
     """Logged values by step, until they are read."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, Reading] = defaultdict(Reading)
+        self._numbers: dict[int, dict[str, list[float]]] = {}
+        self._waiting: dict[int, Reading] = {}  # on other devices
 
     def put(self, step: int, name: str, value: Any) -> None:
         """Take one value; ``UsageError`` if it is not a single real number."""
-        self._waiting[check_step(step)].put(name, scalar(name, value))
+        number = scalar(name, value)
+        if isinstance(number, torch.Tensor):
+            self._waiting.setdefault(step, Reading()).put(name, number)
+        else:
+            self._numbers.setdefault(step, {}).setdefault(name, []).append(number)
 
     def take(self, before: int | None = None) -> list[tuple[int, dict[str, float]]]:
         """Mean values of all steps before a given one (all there are, without it), in step order."""
-        due = sorted(step for step in self._waiting if before is None or step < before)
-        return [(step, _means(self._waiting.pop(step))) for step in due]
+        due = [step for step in {**self._numbers, **self._waiting} if before is None or step < before]
+        return [(step, self._means(step)) for step in sorted(due)]
+
+    def _means(self, step: int) -> dict[str, float]:
+        values = self._numbers.pop(step, {})
+        if step in self._waiting:
+            for name, _, numbers in self._waiting.pop(step).read():
+                values.setdefault(name, []).extend(numbers)
+        return {name: sum(several) / len(several) for name, several in values.items()}
 
     def send(self) -> None:
         """Start the transfer of tensors that were logged."""
@@ -33,7 +43,9 @@ class Logged:
 
 
 def scalar(name: str, value: Any) -> torch.Tensor | float:
-    """``value`` as a number or a tensor of one element; never waits for a device."""
+    """``value`` as a number, or as a tensor of one element where it would have to be waited for."""
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise UsageError(
@@ -42,6 +54,10 @@ def scalar(name: str, value: Any) -> torch.Tensor | float:
             )
         if value.is_complex():
             raise UsageError(f"{name} must be a real number, but got a complex tensor")
+        if torch._C._functorch.is_functorch_wrapped_tensor(value):
+            raise UsageError(f"{name} has no value yet inside vmap or grad: return it from there, and log it outside")
+        if at_once(value):
+            return float(value.detach())
         number: torch.Tensor = value.detach().clone()  # the user may change it in place before it is read
         return number if number.is_floating_point() else number.double()
     if isinstance(value, np.ndarray) and value.size == 1:
@@ -49,10 +65,3 @@ def scalar(name: str, value: Any) -> torch.Tensor | float:
     if isinstance(value, bool | int | float | np.number):
         return float(value)
     raise UsageError(f"{name} must be a number or a tensor of one element, but got {type(value).__name__}")
-
-
-def _means(reading: Reading) -> dict[str, float]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for name, _, numbers in reading.read():
-        values[name] += numbers
-    return {name: sum(several) / len(several) for name, several in values.items()}

@@ -122,11 +122,12 @@ class Medic:
         if self._closed:
             self._probe.let_go()
         at = self._current_step() if step is None else check_step(step)
-        named = {} if loss is None else {"loss": loss}
-        for name, value in {**named, **values}.items():
+        if loss is not None:
+            self._logged.put(at, "train/loss", loss)
+            if isinstance(loss, torch.Tensor):
+                self._probe.ends.loss_logged(loss)
+        for name, value in values.items():
             self._logged.put(at, f"train/{name}", value)
-        if isinstance(loss, torch.Tensor):
-            self._probe.ends.loss_logged(loss)
 
     def log_validation(
         self, loss: Any = None, *, name: str = "validation", step: int | None = None, **metrics: Any
