@@ -1,18 +1,22 @@
 """What watching costs: watched against bare steps, interleaved in one process, on three loads and a tiny one.
 
-    python benchmarks/overhead.py [--steps 300] [--arms bare,watch] [--memory] [--device cuda --block 20] [LOAD ...]
+    python benchmarks/overhead.py [--steps 300] [--arms bare,watch] [--clock cpu] [--memory] [--device cuda --block 20]
+        [LOAD ...]
 
-Both sides start from one state and train on the same fresh batches, in turn, step by step, each step timed on its own.
-Denormals are flushed. Printed per load: the time of a bare step, then ratios to it (median over all pairs of steps,
-quartiles of the medians of ten parts of them, and the mean): bare against bare first, which is the noise of this
-machine, then `watch` with its defaults as in the middle of a run of 10,000 steps (2 steps of 128 are measured in full;
-the mean has them, if so many steps are timed), with everything on every step, a naive collector that calls `.item()`
-for each layer, W&B's `watch(log="all")` offline at its default frequency and at 1 (where wandb is installed), and
-torch's own `clip_grad_norm_` as a yardstick. `--memory` prints peak memory.
+All arms start from one state and train on the same fresh batches, in turn, step by step, each step timed on its own (on
+a machine that does other work too, ``--clock cpu`` counts the process' own time). Denormals are flushed. Printed per
+load: the time of a bare step, then ratios to it (median over all pairs of steps, quartiles of the medians of ten parts
+of them, and the mean): bare against bare first, which is the noise of this machine, then ``watch`` with its defaults as
+in the middle of a run of 10,000 steps (2 steps of 128 are measured in full; the mean has them, if so many steps are
+timed), with everything on every step, one fused norm of all gradients, which is the floor of anything that reads each
+gradient once, torch's own ``clip_grad_norm_`` as a yardstick, a naive collector that calls ``.item()`` for each layer,
+and W&B's ``watch(log="all")`` offline at its default frequency and at 1 (where wandb is installed). ``--memory`` prints
+peak memory.
 """
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import re
 import statistics
@@ -21,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -95,6 +99,14 @@ LOADS = {
 }
 
 
+GLOBAL_HOOKS: list[dict[int, Any]] = [
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_hooks_with_kwargs,
+    nn.modules.module._global_forward_pre_hooks,
+]
+"""Where hooks lie that torch calls for every module of the process."""
+
+
 @dataclass
 class Side:
     """One arm: a model in training, and what happens around its steps."""
@@ -105,6 +117,18 @@ class Side:
     before_step: Callable[[nn.Module], Any] | None = None
     after_step: Callable[[Tensor], Any] | None = None
     close: Callable[[], Any] | None = None
+    hooks: list[dict[int, Any]] = field(default_factory=lambda: [{} for _ in GLOBAL_HOOKS])
+
+    def set_aside(self) -> None:
+        """Take this arm's global hooks away, so that the others do not pay for them."""
+        self.hooks = [dict(registry) for registry in GLOBAL_HOOKS]
+        for registry in GLOBAL_HOOKS:
+            registry.clear()
+
+    def take_up(self) -> None:
+        """Put them back."""
+        for registry, own in zip(GLOBAL_HOOKS, self.hooks, strict=True):
+            registry.update(own)
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One training step."""
@@ -126,6 +150,12 @@ def naive(model: nn.Module) -> list[float]:
         if p.grad is not None
         for value in (p.grad.norm(), p.grad.abs().mean(), p.grad.std(), p.norm())
     ]
+
+
+def norm(model: nn.Module) -> Tensor:
+    """The floor: every gradient read once, by one fused call. Below it no global norm at every step can be had."""
+    with torch.no_grad():
+        return torch.stack(torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None]))
 
 
 def clip(model: nn.Module) -> Tensor:
@@ -159,15 +189,17 @@ def wandb(side: Side, frequency: int) -> Side:
 
 
 ARMS: dict[str, Callable[[Side], Side]] = {
+    "": lambda side: side,
     "bare": lambda side: side,
     "watch": lambda side: watched(side, None),
     "watch, every step": lambda side: watched(side, 1),
+    "norm": lambda side: dataclasses.replace(side, before_step=norm),
+    "clip_grad_norm_": lambda side: dataclasses.replace(side, before_step=clip),
     "naive .item()": lambda side: dataclasses.replace(side, before_step=naive),
     "W&B, every 1000th": lambda side: wandb(side, 1000),
     "W&B, every step": lambda side: wandb(side, 1),
-    "clip_grad_norm_": lambda side: dataclasses.replace(side, before_step=clip),
 }
-"""What is held against the bare loop."""
+"""The bare loop, and what is held against it."""
 
 
 def side(load: Load, arm: str, device: str) -> Side:
@@ -177,29 +209,44 @@ def side(load: Load, arm: str, device: str) -> Side:
     return ARMS[arm](Side(model, torch.optim.Adam(model.parameters(), 1e-4)))
 
 
-def seconds(side: Side, batches: list[tuple[Tensor, Tensor]], device: str) -> float:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def seconds(side: Side, batches: list[tuple[Tensor, Tensor]], device: str, clock: str) -> float:
     """Time of one step, over a block of them."""
-    start = time.perf_counter()
+    side.take_up()
+    start = CLOCKS[clock]()
     for x, y in batches:
         side.step(x, y)
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / len(batches)
+    taken = CLOCKS[clock]() - start
+    side.set_aside()
+    return taken / len(batches)
 
 
-def ratios(load: Load, arm: str, steps: int, warmup: int, device: str, block: int) -> tuple[float, list[float]]:
-    """Blocks of steps of a bare arm and another one, in turn; seconds of a bare step, and the ratio of each pair."""
-    bare, other = side(load, "bare", device), side(load, arm, device)
-    times, found = [], []
-    for i in range((warmup + steps) // block):
-        batches = [tuple(part.to(device) for part in load.batch()) for _ in range(block)]
-        order = (bare, other) if i % 2 else (other, bare)
-        taken = {id(each): seconds(each, batches, device) for each in order}
-        if i >= warmup // block:
-            times.append(taken[id(bare)])
-            found.append(taken[id(other)] / taken[id(bare)])
-    if other.close is not None:
-        other.close()
+def ratios(load: Load, arms: list[str], arguments: argparse.Namespace) -> tuple[float, dict[str, list[float]]]:
+    """Blocks of steps of a bare arm and the others, in turn; seconds of a bare step, and each arm's ratios to it."""
+    torch.manual_seed(1)
+    sides = {}
+    for arm in ("", *arms):
+        sides[arm] = side(load, arm, arguments.device)
+        sides[arm].set_aside()
+    times: list[float] = []
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    for i in range((arguments.warmup + arguments.steps) // arguments.block):
+        batches = [tuple(part.to(arguments.device) for part in load.batch()) for _ in range(arguments.block)]
+        turn = i % len(sides)  # none always comes after the same other one
+        order = [*sides][turn:] + [*sides][:turn]
+        taken = {arm: seconds(sides[arm], batches, arguments.device, arguments.clock) for arm in order[:: (-1) ** i]}
+        if i >= arguments.warmup // arguments.block:
+            times.append(taken[""])
+            for arm in arms:
+                found[arm].append(taken[arm] / taken[""])
+    for each in sides.values():
+        each.take_up()
+        if each.close is not None:
+            each.close()
     return statistics.median(times), found
 
 
@@ -224,44 +271,50 @@ def memory(name: str, arm: str, device: str) -> float:
     return float(answer.stdout.split()[-1])
 
 
-def report(name: str, arm: str, arguments: argparse.Namespace) -> None:
-    """Measure one arm on one load and print a line."""
-    try:
-        bare, found = ratios(LOADS[name], arm, arguments.steps, arguments.warmup, arguments.device, arguments.block)
-    except ImportError as error:
-        print(f"{name:<5} {arm:<18} not measured: {error}", flush=True)
-        return
-    blocks = [statistics.median(found[i::10]) for i in range(10)]
-    low, _, high = statistics.quantiles(blocks, n=4)
-    print(
-        f"{name:<5} {1000 * bare:8.2f} ms  {arm:<18} {statistics.median(found):6.3f} x  ({low:.3f} to {high:.3f}; "
-        f"mean {statistics.fmean(found):.3f})",
-        flush=True,
-    )
+def report(name: str, arms: list[str], arguments: argparse.Namespace) -> None:
+    """Measure arms on one load, all in turn, and print a line for each."""
+    bare, found = ratios(LOADS[name], arms, arguments)
+    for arm, values in found.items():
+        blocks = [statistics.median(values[i::10]) for i in range(10)]
+        low, _, high = statistics.quantiles(blocks, n=4)
+        print(
+            f"{name:<5} {1000 * bare:8.2f} ms  {arm:<18} {statistics.median(values):6.3f} x  ({low:.3f} to {high:.3f}; "
+            f"mean {statistics.fmean(values):.3f})",
+            flush=True,
+        )
 
 
 def main() -> None:
     """Read the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loads", nargs="*", help=f"of {', '.join(LOADS)} (default: all)")
-    parser.add_argument("--arms", default=",".join(ARMS), help="some of the arms, by commas (default: all)")
+    parser.add_argument(
+        "--arms", default=",".join(filter(None, ARMS)), help="some of the arms, by commas (default: all)"
+    )
     parser.add_argument("--steps", type=int, default=300, help="steps that are timed, on each side")
     parser.add_argument("--warmup", type=int, default=80, help="steps before them")
     parser.add_argument("--block", type=int, default=1, help="steps timed as one (on a GPU at least 20)")
+    parser.add_argument("--clock", default="wall", choices=tuple(CLOCKS), help="cpu: other processes do not count")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--memory", action="store_true", help="peak memory in place of time")
     arguments = parser.parse_args()
-    arms = [arm for arm in ARMS if arm in re.split(r",(?! )", arguments.arms)]
+    arms = [arm for arm in ARMS if arm and arm in re.split(r",(?! )", arguments.arms)]
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    if not importlib.util.find_spec("wandb") and any(arm.startswith("W&B") for arm in arms):
+        print("W&B is not measured: wandb is not installed", file=sys.stderr)
+        arms = [arm for arm in arms if not arm.startswith("W&B")]
     for name in arguments.loads or list(LOADS):
-        bare = memory(name, "bare", arguments.device) if arguments.memory else 0.0
-        for arm in arms:
-            if not arguments.memory:
-                report(name, arm, arguments)
-            elif arm in ("bare", "watch", "watch, every step"):
-                held = memory(name, arm, arguments.device)
-                print(f"{name:<5} {bare / 1e6:8.1f} MB  {arm:<18} {held / bare:6.3f} x", flush=True)
+        if not arguments.memory:
+            report(name, [arm for arm in arms if not arm.startswith("W&B")], arguments)
+            for arm in arms:
+                if arm.startswith("W&B"):  # it allows one run at a time
+                    report(name, [arm], arguments)
+            continue
+        bare = memory(name, "bare", arguments.device)
+        for arm in ("bare", "watch", "watch, every step"):
+            held = memory(name, arm, arguments.device)
+            print(f"{name:<5} {bare / 1e6:8.1f} MB  {arm:<18} {held / bare:6.3f} x", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ PRESCRIPTION_FILE = "prescription.json"
 class Writing:
     """Writes into one logdir. What was saved stays readable whenever the run is killed."""
 
-    EVERY = 30.0  # seconds between two savings of the record of a run that goes on
+    EVERY = 30.0  # seconds between two savings of the record of a run that goes on, at least
+    SHARE = 0.002  # of the time that the training may be held up by saving
 
     def __init__(self, logdir: Path) -> None:
         self.logdir = logdir
         self._board: TensorBoardWriter | None = None
         self._saved = time.monotonic()
+        self._took = 0.0
 
     @property
     def board(self) -> TensorBoardWriter:
@@ -55,14 +57,16 @@ class Writing:
 
     def save_now_and_then(self, history: History) -> None:
         """Save the record if it was not saved lately."""
-        if time.monotonic() - self._saved > self.EVERY:
+        if time.monotonic() - self._saved > max(self.EVERY, self._took / self.SHARE):
             self.save(history)
 
     def save(self, history: History) -> None:
         """Save the record, whole or not at all."""
+        start = time.monotonic()
         history.save(self.logdir / HISTORY_FILE)
         self.board.flush()
         self._saved = time.monotonic()
+        self._took = self._saved - start
 
     def finish(self, report: Report) -> None:
         """Write the last state of everything."""

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -363,3 +364,33 @@ def test_gradients_before_a_bad_step_are_kept_for_sixteen_steps() -> None:
     table = medic.report().history.layers("gradient_norm")
     assert table.steps.tolist() == [*range(20), *range(34, 60)], "from step 50 on all weights are NaN"
     assert medic.history.series("gradient/nonfinite").values[50] == 2
+
+
+@pytest.mark.parametrize("every", [1, 1_000])
+def test_numbers_that_are_joined_and_sent_are_those_that_are_read_at_once(every: int, monkeypatch) -> None:
+    """On a device they are joined and read a step later; the same way is taken here on the host."""
+
+    def record() -> History:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3), nn.Sigmoid())
+        optimizer = torch.optim.Adam(model.parameters(), torch.tensor(1e-3), capturable=False)
+        with trainmedic.watch(model, optimizer, settings={"every": every}) as medic:
+            for _ in range(25):
+                optimizer.zero_grad()
+                loss = model(torch.randn(6, 8)).square().mean()
+                loss.backward()
+                optimizer.step()
+                medic.log(loss, twice=2 * loss.detach())
+        return medic.report().history
+
+    at_once = record()
+    for module in ("trainmedic.hooks.reading", "trainmedic.logged"):
+        monkeypatch.setattr(f"{module}.at_once", lambda tensor: False)
+    sent = record()
+    assert set(at_once.names()) == set(sent.names())
+    for name in set(sent.names()) - {"time/step", "memory/host"}:
+        assert at_once.series(name).steps.tolist() == sent.series(name).steps.tolist()
+        assert at_once.series(name).values.tolist() == sent.series(name).values.tolist(), name
+    for statistic in sent.statistics():
+        assert at_once.layers(statistic).layers == sent.layers(statistic).layers
+        assert np.array_equal(at_once.layers(statistic).values, sent.layers(statistic).values, equal_nan=True)

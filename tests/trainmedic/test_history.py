@@ -109,6 +109,23 @@ def test_a_late_value_is_put_in_its_place() -> None:
     assert history.series("validation/loss").values.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 
 
+def test_what_is_added_is_there_whenever_it_is_asked_for() -> None:
+    """Values wait until someone looks; nobody can tell."""
+    at_once, late = History(bounded=True), History(bounded=True)
+    generator = np.random.default_rng(0)
+    for step in range(40_000):  # more than a series holds before it is thinned
+        for name in ("a", "b") if step % 3 else ("b",):
+            at = max(0, step - int(generator.integers(100))) if step % 50 == 0 else step
+            value = float(generator.normal())
+            at_once.add(name, at, value)
+            late.add(name, at, value)
+            at_once.names()
+    assert at_once.names() == late.names()
+    for name in late.names():
+        assert at_once.series(name).steps.tolist() == late.series(name).steps.tolist()
+        assert at_once.series(name).values.tolist() == late.series(name).values.tolist()
+
+
 def test_a_whole_series_is_sorted_by_step_and_stays_in_order_within_one() -> None:
     history = History()
     history.add_series("train/loss", [3, 1, 3, 2], [30, 10, 31, 20])

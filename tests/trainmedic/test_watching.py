@@ -80,6 +80,7 @@ def test_bad_input_is_one_clear_error(arguments: dict[str, Any], text: str) -> N
         (lambda m: m.log(1.0, step=-1), "step must not be negative, but got -1"),
         (lambda m: m.log(1.0, step=1.5), "step must be a whole number, but got 1.5"),
         (lambda m: m.log_validation(torch.ones(2)), "loss must be a single number"),
+        (lambda m: torch.func.vmap(lambda x: (m.log(x), x)[1])(torch.ones(3)), "loss has no value yet inside vmap"),
         (lambda m: m.batches(7), "batches() needs something to iterate over, but got int"),
     ],
 )
