@@ -89,6 +89,8 @@ class _Rows:
             raise UnreadableError(f"{len(self.header):,} columns, more than the {MOST_COLUMNS:,} that are read")
         self.table = Table(_unique(self.header))
         self.names = list(self.table.columns)
+        clock = step_column(self.names)
+        self.clock = None if clock is None else self.names.index(clock)
         self.texts = dict.fromkeys(self.names, 0)
         self.longer = 0
         self._read(file)
@@ -146,9 +148,11 @@ class _Rows:
         for cells in self._split(self._numbered(lines)):
             if not any(map(str.strip, cells)) or _stripped(cells) == self.header:
                 continue
-            if len(cells) < len(self.header) and not self.last.endswith(("\n", "\r")):
-                cells = cells[:-1]  # the file ends here: who knows how the number went on
-                self.table.notes.append(f"the log ends in the middle of line {self.line:,}")
+            if not self.last.endswith(("\n", "\r", '"')):
+                self.table.notes.append(f"the log ends in the middle of line {self.line:,}: its end was not read")
+                cells = cells[:-1]  # who knows how the number went on
+                if self.clock is not None and self.clock >= len(cells):
+                    continue
             self.longer += len(cells) > len(self.header)
             self.table.add(self._numbers(cells), self.line)
 

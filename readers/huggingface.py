@@ -8,6 +8,7 @@ from typing import Any
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
+from trainmedic.readers.cutoff import before_the_cut
 from trainmedic.readers.jsonlog import line_of_step
 from trainmedic.readers.reader import Claim, Options, Reader
 
@@ -53,17 +54,24 @@ class TrainerStateReader(Reader):
         return line_of_step(path, step)
 
     def read(self, path: Path, options: Options) -> list[History]:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        notes = []
         try:
-            state = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
+            state = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UnreadableError(f"not valid JSON (cut off?): {error}") from error
+            state = before_the_cut(text)
+            if not isinstance(state, Mapping) or "log_history" not in state:
+                raise UnreadableError(f"not valid JSON (cut off?): {error}") from error
+            notes.append("the log ends in the middle of a record")
         rows = state.get("log_history") if isinstance(state, Mapping) else None
         if not isinstance(rows, list):
             raise UnreadableError('no list "log_history" in it')
         history = History()
-        history.facts.update(tool="huggingface", time="step")
+        history.facts.update(tool="huggingface", time="step", notes=notes)
         history.facts.update({ours: state[theirs] for theirs, ours in FACTS.items() if _plain(state.get(theirs))})
         _fill(history, [row for row in rows if isinstance(row, Mapping)])
+        if notes and not history.names():
+            raise UnreadableError("not valid JSON: cut off before its first number")
         return [history]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
+from trainmedic.readers.cutoff import before_the_cut
 from trainmedic.readers.names import EPOCHS, STEPS, VALIDATION, canonical, step_column
 from trainmedic.readers.numbers import json_number, numbers_in
 from trainmedic.readers.reader import Claim, Options, Reader
@@ -17,6 +18,7 @@ from trainmedic.readers.table import LARGEST_STEP, Table
 
 BLANK = b"\xef\xbb\xbf \t\r\n"
 LONGEST_LINE = 64 << 20
+CUT_OFF = "the log ends in the middle of a record"
 KNOWN_WORDS = re.compile(r"loss|acc|reward|perplexity|ppl", re.IGNORECASE)
 MODES_IN_ORDER = ("mode", "split", "phase", "stage")
 MODES = frozenset(MODES_IN_ORDER)
@@ -54,7 +56,10 @@ class JsonReader(Reader):
             file.seek(0)
             if len(first) == 2 and _parsed(first[0]) is not _NOTHING:
                 return _lines(file).histories()
-            return _table(_records_in(_whole(file.read()))).histories()
+            value, cut = _whole(file.read())
+            table = _table(_records_in(value))
+            table.notes += [CUT_OFF] if cut else []
+            return table.histories()
 
 
 def line_of_step(path: Path, step: int) -> int | None:
@@ -178,23 +183,26 @@ def _parsed(text: str) -> Any:
         return _NOTHING
 
 
-def _whole(text: str) -> Any:
-    """A JSON value over several lines; of a list that was cut off, the rows that are whole."""
+def _whole(text: str) -> tuple[Any, bool]:
+    """A JSON value over several lines; of one that was cut off, what is whole, and that it was."""
     try:
-        return _DECODER.decode(text)
+        return _DECODER.decode(text), False
     except RecursionError as error:
         raise UnreadableError("it is nested too deeply") from error
     except ValueError as error:
-        rows = _rows_before_the_cut(text)
-        if not rows:
+        rows = _rows_one_by_one(text)
+        if len(rows) > 1:
+            return rows, False
+        value = before_the_cut(text)
+        if not value:
             raise UnreadableError(f"not valid JSON (cut off?): {error}") from error
-        return rows
+        return value, True
 
 
-def _rows_before_the_cut(text: str) -> list[Any]:
-    """The objects of a list that does not end; also objects over several lines that simply follow each other."""
+def _rows_one_by_one(text: str) -> list[Any]:
+    """Objects over several lines that simply follow each other."""
     rows: list[Any] = []
-    at = text.find("{") if text.lstrip().startswith(("[", "{")) else -1
+    at = text.find("{") if text.lstrip().startswith("{") else -1
     while at >= 0:
         try:
             row, after = _DECODER.raw_decode(text, at)

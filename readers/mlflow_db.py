@@ -37,6 +37,7 @@ class MlflowDatabaseReader(Reader):
             return f"not a sound SQLite database: {error}"
 
     def read(self, path: Path, options: Options) -> list[History]:
+        _check_size(path)
         try:
             with closing(_opened(path)) as connection:
                 histories = list(_runs(connection))
@@ -45,6 +46,18 @@ class MlflowDatabaseReader(Reader):
         for history in histories if path.with_name(f"{path.name}-wal").exists() else []:
             history.facts["notes"].append("what stands in the log beside the database was not read")
         return histories
+
+
+def _check_size(path: Path) -> None:
+    """SQLite takes pages behind the end of a file for zeros."""
+    with open(path, "rb") as file:
+        begin = file.read(32)
+        size = file.seek(0, 2)
+    if len(begin) < 32:
+        raise UnreadableError("not a sound database: cut off in its header")
+    page, pages = int.from_bytes(begin[16:18], "big"), int.from_bytes(begin[28:32], "big")
+    if size < pages * (page if page > 1 else 1 << 16):
+        raise UnreadableError(f"not a sound database: cut off at byte {size:,}")
 
 
 def _opened(path: Path) -> sqlite3.Connection:

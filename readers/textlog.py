@@ -62,6 +62,7 @@ ALIASES = {
     "trl": "train/loss",
     "tel": "validation/loss",
 }
+ENDING = re.compile(r"[\w.+-]*+\Z")
 METRIC = re.compile(r"loss|acc|perplexity|ppl|err|reward|\bG_|\bD_", re.IGNORECASE)
 
 EPOCHS, STEPS, TOTALS = "\0epoch", "\0step", "\0total"
@@ -90,8 +91,11 @@ class TextReader(Reader):
     def read(self, path: Path, options: Options) -> list[History]:
         begin = first_bytes(path)
         rank = _rank(begin.decode(encoding(begin), errors="replace"))
+        notes: list[str] = []
         with open(path, encoding=encoding(begin), errors="replace", newline="") as file:
-            return _Text(_rows(file, rank)).histories()
+            text = _Text(_rows(file, rank, notes))
+        text.table.notes += notes
+        return text.histories()
 
 
 @dataclass
@@ -122,10 +126,10 @@ class Row:
         return self.line, self.epoch, self.at
 
 
-def _rows(file: Iterable[str], rank: str | None) -> Iterator[Row]:
+def _rows(file: Iterable[str], rank: str | None, notes: list[str] | None = None) -> Iterator[Row]:
     """The rows of a text, each thing told once."""
     held: Row | None = None
-    for row in _all_rows(file, rank):
+    for row in _all_rows(file, rank, [] if notes is None else notes):
         if held is not None and held.slot != row.slot:
             yield held
         held = row
@@ -133,15 +137,26 @@ def _rows(file: Iterable[str], rank: str | None) -> Iterator[Row]:
         yield held
 
 
-def _all_rows(file: Iterable[str], rank: str | None) -> Iterator[Row]:
+def _all_rows(file: Iterable[str], rank: str | None, notes: list[str]) -> Iterator[Row]:
     line = 1
     for piece in file:  # ends with a line feed, or with a carriage return where a bar is drawn over itself
         text = piece[:LONGEST_LINE]
         for part in text.split("\b") if "\b" in text else (text,):
             row = parse(part, line, rank) if part.strip() else None
+            if row is not None and not piece.endswith(("\n", "\r")):
+                row = _before_the_cut(part, row, rank, notes)
             if row is not None:
                 yield row
         line += piece.endswith("\n")
+
+
+def _before_the_cut(text: str, row: Row, rank: str | None, notes: list[str]) -> Row | None:
+    """The row of a text that ends without an end of line, without the number that it ends with, which may go on."""
+    cut = parse(text[: ENDING.search(text).start()], row.line, rank)  # type: ignore[union-attr]
+    if cut is not None and cut.numbers == row.numbers and (cut.epoch, cut.at, cut.of) == (row.epoch, row.at, row.of):
+        return row
+    notes.append(f"the log ends in the middle of line {row.line:,}: its end was not read")
+    return cut if cut is not None and (cut.epoch, cut.at) == (row.epoch, row.at) else None
 
 
 def parse(text: str, line: int = 1, rank: str | None = None) -> Row | None:

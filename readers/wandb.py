@@ -90,6 +90,8 @@ class _Records:
                     return
                 yield kind, data, _checksum(kind, data) == checksum
                 at += HEADER.size + length
+            if at < len(block) < BLOCK and any(block[at:]):
+                self.notes.append("the log ends in the middle of a record")
             at = 0
 
 

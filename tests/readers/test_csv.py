@@ -127,7 +127,7 @@ def test_a_clock_with_fractions_is_a_series_of_its_own(tmp_path: Path) -> None:
 def test_a_log_that_ends_within_a_row_gives_what_is_whole(tmp_path: Path) -> None:
     history = history_of(tmp_path, "step,loss,val_loss\n1,0.5,0.6\n2,0.4,0.5\n3,0.3")
     assert values(history, "train/loss") == [0.5, 0.4]
-    assert history.facts["notes"] == ["the log ends in the middle of line 4"]
+    assert history.facts["notes"] == ["the log ends in the middle of line 4: its end was not read"]
 
 
 def test_rows_before_a_broken_one_are_kept(tmp_path: Path) -> None:

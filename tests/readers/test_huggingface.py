@@ -76,7 +76,7 @@ def test_in_an_output_directory_the_state_on_top_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"log_history": [{"step": 1, "lo', "not valid JSON (cut off?)"),
+        ('{"log_history": [{"step": 1, "lo', "not valid JSON: cut off before its first number"),
         ('{"log_history": 5}', 'no list "log_history" in it'),
         ('{"best_metric": null}', 'no list "log_history" in it'),
         ('{"log_history": []}', "a trainer_state log without a single number in it"),
