@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trainmedic.diagnose import Finding, Severity
+from trainmedic.reports.markdown import text as literally
 from trainmedic.reports.report import Report
-from trainmedic.reports.wording import counted, markdown, printable
+from trainmedic.reports.wording import counted, printable
 
 MOST = 10
 """Annotations of one level that GitHub shows."""
@@ -66,8 +67,8 @@ def _rows(reports: Sequence[Report]) -> Iterator[str]:
         for placed in group:
             finding = placed.finding
             yield (
-                f"| {finding.severity} | {finding.code} {markdown(finding.name)} | {markdown(placed.place)} "
-                f"| {finding.step:,} | {markdown(finding.message)} |\n"
+                f"| {finding.severity} | {finding.code} {literally(finding.name)} | {literally(placed.place)} "
+                f"| {finding.step:,} | {literally(finding.message)} |\n"
             )
 
 
@@ -75,7 +76,7 @@ def _not_judged(unreadable: Sequence[tuple[str, str]]) -> Iterator[str]:
     if unreadable:
         yield "\nCould not be judged:\n\n"
     for _, reason in unreadable:
-        yield f"* {markdown(reason)}\n"
+        yield f"* {literally(reason)}\n"
 
 
 def _within(room: int, head: str, rows: Sequence[str]) -> str:

@@ -121,6 +121,9 @@ def test_output_goes_to_a_file(sick: Path, tmp_path: Path) -> None:
     jsonschema.validate(json.loads(out.read_text()), SCHEMA)
     assert run("analyze", sick, "-o", tmp_path / "out.txt").exit_code == 1
     assert "TM101" in (tmp_path / "out.txt").read_text(encoding="utf-8")
+    for name, begin in (("out.html", "<!doctype html>"), ("out.sarif", "{"), ("out.md", "### trainmedic")):
+        run("analyze", sick, "-o", tmp_path / name)
+        assert (tmp_path / name).read_text(encoding="utf-8").lower().startswith(begin)
     text = error_of(run("analyze", sick, "-o", tmp_path / "none" / "out.json"))
     assert text.endswith("out.json': No such file or directory")
 
@@ -181,10 +184,10 @@ def test_every_mistake_is_one_clear_line(arguments: list[str], text: str) -> Non
 def test_hostile_names_only_stand_there(tmp_path: Path) -> None:
     path = tmp_path / "\x1b[31mrun [red].csv"
     path.write_text("step,loss,\x1b[2J<script>[red]\n" + "".join(f"{i},nan,1\n" for i in range(9)))
-    for form in ("text", "json"):
+    for form in ("text", "json", "sarif", "github", "markdown", "html"):
         result = run("analyze", path, "--format", form)
         assert "\x1b" not in result.output
-        assert "[red]" in result.stdout
+        assert "<script>[red]" not in result.output or form == "json"
     path.write_text("\x1b[2J")
     assert "\\x1b[31mrun [red].csv: no reader knows it" in error_of(run("analyze", path))
 

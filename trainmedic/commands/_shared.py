@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FINE, FOUND, NOT_JUDGED = 0, 1, 2
 """Exit codes: nothing was found, something was, it could not judge or was called wrongly."""
 
+BY_SUFFIX = {".html": "html", ".htm": "html", ".json": "json", ".sarif": "sarif", ".md": "markdown"}
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -25,6 +27,21 @@ def format_option(*forms: str) -> Decorator:
     return click.option(
         "--format", "form", type=click.Choice(forms), default=forms[0], show_default=True, help="Form of the output."
     )
+
+
+def report_format_option(*forms: str) -> Decorator:
+    """``--format`` of reports, as the parameter ``form``; where it is not given, :func:`form_of` says what it is."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(forms),
+        help="Form of the output.  [default: by the name of the output file, else text]",
+    )
+
+
+def form_of(form: str | None, output: str | None) -> str:
+    """The form that was asked for, or the one that the name of the output file says."""
+    return form or BY_SUFFIX.get(Path(output or "").suffix.lower(), "text")
 
 
 output_option: Decorator = click.option(
@@ -107,12 +124,16 @@ def show(
         from trainmedic.reports import sarif
 
         write(sarif.render(reports, unreadable), output)
-    elif form == "html":
+    elif form == "github":
+        _show_github(reports, output, unreadable)
+    elif form == "markdown" and reports:
+        from trainmedic.reports import markdown
+
+        write(markdown.render(*reports), output)
+    elif form == "html" and reports:
         from trainmedic.reports import page
 
         write(page.render(*reports), output)
-    elif form == "github":
-        _show_github(reports, output, unreadable)
     elif reports:
         _show_text(reports, output)
 

@@ -11,10 +11,11 @@ from trainmedic.commands._shared import (
     complain,
     exit_code,
     fail_on_option,
-    format_option,
+    form_of,
     log_options,
     output_option,
     reading_options,
+    report_format_option,
     settings_options,
     show,
 )
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@format_option("text", "json", "sarif", "github")
+@report_format_option("text", "json", "sarif", "github", "markdown", "html")
 @output_option
 @fail_on_option
 @settings_options
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 )
 def analyze(
     paths: Sequence[str],
-    form: str,
+    form: str | None,
     output: str | None,
     fail_on: str,
     select: Sequence[str],
@@ -60,7 +61,7 @@ def analyze(
     unused = _unused(options.names, judged.reports)
     for name in unused:
         complain(f"--name {options.names[name]}={name}: no log that was read has anything of the name {name!r}")
-    show(judged.reports, form, output, judged.unreadable)
+    show(judged.reports, form_of(form, output), output, judged.unreadable)
     return exit_code(judged.reports, bool(judged.unreadable or unused), fail_on)
 
 

@@ -5,23 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainmedic.commands._shared import NOT_JUDGED, complain, output_option, show
+from trainmedic.commands._shared import NOT_JUDGED, complain, form_of, output_option, report_format_option, show
 from trainmedic.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from trainmedic.reports.report import Report
 
-BY_SUFFIX = {".html": "html", ".htm": "html", ".json": "json", ".sarif": "sarif"}
-
 
 @click.command()
 @click.argument("path")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "html"]),
-    help="Form of the output.  [default: by the name of the output file, else text]",
-)
+@report_format_option("text", "json", "markdown", "html")
 @output_option
 @click.option("--tensorboard", metavar="DIR", type=click.Path(file_okay=False), help="Write TensorBoard files too.")
 def report(path: str, form: str | None, output: str | None, tensorboard: str | None) -> int | None:
@@ -34,7 +27,7 @@ def report(path: str, form: str | None, output: str | None, tensorboard: str | N
     for reason in unreadable:
         complain(reason)
     if reports:
-        show(reports, form or BY_SUFFIX.get(Path(output or "").suffix.lower(), "text"), output)
+        show(reports, form_of(form, output), output)
         if tensorboard:
             _write_boards(reports, Path(tensorboard))
     return NOT_JUDGED if unreadable else None
