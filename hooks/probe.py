@@ -26,6 +26,7 @@ from trainmedic.hooks.scaler import ScalerWatch, found_inf, unscaled
 from trainmedic.hooks.schedule import Schedule
 
 Guard = Callable[[torch.optim.Optimizer], bool | None]
+"""Called right before a step; a guard's method ``after(optimizer)``, if it has one, is called when the step is over."""
 
 RARELY = 10
 """What changes slowly (spread of the weights, units that are equal, memory of devices) is read every tenth time."""
@@ -374,6 +375,15 @@ class Probe:
                 self._on_error("a guard", error)
         return rejected
 
+    def _release(self, optimizer: torch.optim.Optimizer) -> None:
+        """Tell all guards that the step is over."""
+        for guard in [guard for guard in self.guards if hasattr(guard, "after")]:
+            try:
+                guard.after(optimizer)  # type: ignore[attr-defined]
+            except Exception as error:
+                self.guards.remove(guard)
+                self._on_error("a guard", error)
+
     def _after_step(self, index: int, *_: Any) -> None:
         if torch.compiler.is_compiling() or self._deaf or os.getpid() != self._process:
             return
@@ -395,6 +405,8 @@ class Probe:
                 self._updates = []
         if index == 0:
             self._end_step(skipped=False)
+        else:
+            self._release(self.optimizers[index])
 
     def _skipped(self) -> None:
         self._end_step(skipped=True)
@@ -415,6 +427,8 @@ class Probe:
                 if measured:
                     self.schedule.account(step, now - self._started)
                 self._gradients.step_ended()
+        if not skipped:
+            self._release(self.optimizers[0])  # the rates of this step have been read
         self._last, self.data_time = now, 0.0
         self._reading, self._values = Reading(), {}
         self.step += 1

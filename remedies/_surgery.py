@@ -1,8 +1,8 @@
 """Changing a live model in place: the user's names stay the live objects, and no key of its state_dict changes."""
 
 import gc
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from trainmedic.remedies._alive import alive
+from trainmedic.remedies._graft import Graft, graft, home_of, join, new_parameters, plain, ungraft
 from trainmedic.remedies._layers import NORM, units_of
 from trainmedic.remedies.remedy import Refused, Undo
 from trainmedic.remedies.run import Run
@@ -35,13 +36,10 @@ Not among them: LBFGS, whose state runs over all parameters at once, Muon, which
 """
 
 
-class _Normed(nn.Module):
-    """A layer whose output is normalised per unit before it is handed on.
+class Normed(Graft):
+    """A layer whose output is normalised per unit before it is handed on."""
 
-    An instance's class is exchanged for a subclass of its own, so that names, keys, ``isinstance``, copies and pickles
-    stay as they are.
-    """
-
+    parts: ClassVar[tuple[str, ...]] = (NORM,)
     medic_norm: _BatchNorm
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -53,15 +51,13 @@ class _Normed(nn.Module):
             return _normalised(self.medic_norm, output.unsqueeze(0)).squeeze(0)
         return _normalised(self.medic_norm, output)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """A state of the time before the norm still loads: the norm is then one that, in evaluation, does nothing."""
-        own = f"{prefix}{NORM}."
-        if not any(key.startswith(own) for key in state_dict):
-            norm = self.medic_norm
-            for name, value in norm.state_dict().items():
-                neutral = {"weight": 1.0, "running_var": 1 - norm.eps}.get(name, 0.0)
-                state_dict[own + name] = torch.full_like(value, neutral)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _without(self, key: str, value: Tensor) -> Tensor:
+        """The norm is then one that, in evaluation, does nothing."""
+        home, _, name = key.partition(".")
+        if home != NORM:
+            return super()._without(key, value)
+        neutral = {"weight": 1.0, "running_var": 1 - self.medic_norm.eps}.get(name, 0.0)
+        return torch.full_like(value, neutral)
 
 
 def _normalised(norm: _BatchNorm, output: Tensor) -> Tensor:
@@ -72,43 +68,16 @@ def _normalised(norm: _BatchNorm, output: Tensor) -> Tensor:
     return normed
 
 
-class NormedLinear(_Normed, nn.Linear):
-    """A linear layer with a batch norm."""
-
-
-class NormedConv1d(_Normed, nn.Conv1d):
-    """A convolution with a batch norm."""
-
-
-class NormedConv2d(_Normed, nn.Conv2d):
-    """A convolution with a batch norm."""
-
-
-class NormedConv3d(_Normed, nn.Conv3d):
-    """A convolution with a batch norm."""
-
-
-class NormedConvTranspose1d(_Normed, nn.ConvTranspose1d):
-    """A transposed convolution with a batch norm."""
-
-
-class NormedConvTranspose2d(_Normed, nn.ConvTranspose2d):
-    """A transposed convolution with a batch norm."""
-
-
-class NormedConvTranspose3d(_Normed, nn.ConvTranspose3d):
-    """A transposed convolution with a batch norm."""
-
-
-NORMED: dict[type[nn.Module], tuple[type[_Normed], type[_BatchNorm]]] = {
-    nn.Linear: (NormedLinear, nn.BatchNorm1d),
-    nn.Conv1d: (NormedConv1d, nn.BatchNorm1d),
-    nn.Conv2d: (NormedConv2d, nn.BatchNorm2d),
-    nn.Conv3d: (NormedConv3d, nn.BatchNorm3d),
-    nn.ConvTranspose1d: (NormedConvTranspose1d, nn.BatchNorm1d),
-    nn.ConvTranspose2d: (NormedConvTranspose2d, nn.BatchNorm2d),
-    nn.ConvTranspose3d: (NormedConvTranspose3d, nn.BatchNorm3d),
+NORM_OF: dict[type[nn.Module], type[_BatchNorm]] = {
+    nn.Linear: nn.BatchNorm1d,
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+    nn.ConvTranspose1d: nn.BatchNorm1d,
+    nn.ConvTranspose2d: nn.BatchNorm2d,
+    nn.ConvTranspose3d: nn.BatchNorm3d,
 }
+"""The layers that can be given a norm, and of which kind it is."""
 
 
 def check_models(run: Run) -> None:
@@ -116,9 +85,9 @@ def check_models(run: Run) -> None:
     for _, module in run.modules():
         kind = type(module).__name__
         if kind == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            raise Refused("the model is compiled; build the norms into it before torch.compile")
+            raise Refused("the model is compiled; change it before torch.compile")
         if isinstance(module, torch.jit.ScriptModule):
-            raise Refused("the model is scripted by torch.jit; build the norms into it before")
+            raise Refused("the model is scripted by torch.jit; change it before")
     check_alone(run)
 
 
@@ -156,8 +125,8 @@ def _kept_copies(run: Run) -> bool:
         and _layout(other) == _layout(model)
         and not any(id(parameter) in trained for parameter in other.parameters())
         for model in run.models
-        for other in alive(type(model))
-        if type(other) is type(model)
+        for other in alive(plain(type(model)))
+        if plain(type(other)) is plain(type(model))
     )
 
 
@@ -175,101 +144,72 @@ def check_layer(name: str, layer: nn.Module, run: Run, *, places: int) -> None:
         raise Refused(f"{name} stands in several places of the model, which would share one norm")
     if "forward" in vars(layer):
         raise Refused(f"the forward method of {name} was replaced on the instance: a norm would be passed by")
-    if run.optimizers and _home(layer, run.optimizers) is None:
+    if run.optimizers and home_of(layer._parameters.get("weight"), run.optimizers) is None:
         raise Refused(f"no watched optimizer holds the weight of {name}: a norm after it would not train")
 
 
-def add_norms(run: Run, names: Sequence[str], live: dict[str, nn.Module]) -> Undo:
-    """Give each named layer a batch norm, in averaged copies of its model too; all of them or none."""
+def norm_for(layer: nn.Module) -> _BatchNorm:
+    """A new norm for what a layer puts out."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    norm = NORM_OF[plain(type(layer))](units_of(layer), device=weight.device, dtype=weight.dtype)
+    return norm.train(layer.training)
+
+
+Parts = Callable[[nn.Module], Mapping[str, Any]]
+"""Makes the parts of a graft for one module; called once for each module that gets it."""
+
+
+def graft_all(run: Run, names: Iterable[str], live: Mapping[str, nn.Module], mixin: type[Graft], parts: Parts) -> Undo:
+    """Give each named module a graft, in averaged copies of its model too; all of them or none.
+
+    New parameters join the group that holds the module's first parameter.
+    """
     undos: list[Undo] = []
-    normed: list[tuple[nn.Module, str]] = []
+    grafted: list[tuple[nn.Module, str]] = []
 
     def undo() -> None:
-        made = [a.module.get_submodule(path) for model, path in normed for a in averaged_copies(model)]
-        for layer in made:  # averages that were made since carry the norm too
-            _strip(layer)
-        normed.clear()  # whoever holds on to this function holds no model
+        made = [a.module.get_submodule(path) for model, path in grafted for a in averaged_copies(model)]
+        for module in made:  # averages that were made since carry it too
+            ungraft(module, mixin)
+        grafted.clear()  # whoever holds on to this function holds no model
         while undos:
             undos.pop()()
 
-    def add(layer: nn.Module, path: str, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        undos.append(_add_norm(layer, path, optimizers))
-
     copies = {id(model): averaged_copies(model) for model in run.models}
+    wanted = list(names)
     try:
         for prefix, model in run.named_models():
             path_of = {id(module): path for path, module in model.named_modules()}
-            for name in names:
+            for name in wanted:
                 path = path_of.get(id(live[name]))
                 if path is None or not name.startswith(prefix):
                     continue
-                add(live[name], path, run.optimizers)
-                normed.append((model, path))
+                _graft_one(live[name], path, mixin, parts, run.optimizers, undos)
+                grafted.append((model, path))
                 for copy in copies[id(model)]:  # an average pairs parameters by position: it needs the same ones
-                    add(copy.module.get_submodule(path), path, ())
+                    _graft_one(copy.module.get_submodule(path), path, mixin, parts, (), undos)
     except BaseException:
         undo()
         raise
     return undo
 
 
-def _add_norm(layer: nn.Module, path: str, optimizers: Sequence[torch.optim.Optimizer]) -> Undo:
-    """Give one layer a batch norm, whose parameters join the group that holds the layer's weight."""
-    original = type(layer)
-    normed, kind = NORMED[original]
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    norm = kind(units_of(layer), device=weight.device, dtype=weight.dtype)
-    norm.train(layer.training)
-    home = _home(layer, optimizers)
-    added = dict(norm.named_parameters())
-
-    def undo() -> None:
-        _strip(layer)
-        if home is not None:
-            _leave(*home, list(added.values()))
-
-    try:
-        layer.__class__ = normed
-        layer.add_module(NORM, norm)
-        if home is not None:
-            home[1]["params"].extend(added.values())
-            if "param_names" in home[1]:
-                home[1]["param_names"].extend(f"{path}.{NORM}.{name}" for name in added)
-    except BaseException:
-        undo()
-        raise
-    return undo
-
-
-def _strip(layer: nn.Module) -> None:
-    """Make a layer a plain one again."""
-    original = next((plain for plain, (normed, _) in NORMED.items() if type(layer) is normed), None)
-    if original is not None:
-        layer.__class__ = original
-        layer._modules.pop(NORM, None)
-
-
-def _home(
-    layer: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> tuple[torch.optim.Optimizer, dict[str, Any]] | None:
-    """The optimizer and the group that hold a layer's weight."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            if any(parameter is layer.weight for parameter in group["params"]):
-                return optimizer, group
-    return None
-
-
-def _leave(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
-    """Take parameters out of an optimizer's group, with their names and their state."""
-    gone = {id(parameter) for parameter in parameters}
-    stay = [i for i, parameter in enumerate(group["params"]) if id(parameter) not in gone]
-    if "param_names" in group:
-        group["param_names"][:] = [name for i, name in enumerate(group["param_names"]) if i in stay]
-    group["params"][:] = [group["params"][i] for i in stay]
-    for parameter in parameters:
-        optimizer.state.pop(parameter, None)
+def _graft_one(
+    module: nn.Module,
+    path: str,
+    mixin: type[Graft],
+    parts: Parts,
+    optimizers: Sequence[torch.optim.Optimizer],
+    undos: list[Undo],
+) -> None:
+    beside = next(module.parameters(), None)
+    made = parts(module)
+    undos.append(lambda: ungraft(module, mixin))
+    graft(module, mixin, made)
+    home = home_of(beside, optimizers)
+    if home is not None:
+        undos.append(join(*home, {f"{path}.{name}": new for name, new in new_parameters(made).items()}))
 
 
 def averaged_copies(model: nn.Module) -> list[AveragedModel]:
@@ -277,7 +217,7 @@ def averaged_copies(model: nn.Module) -> list[AveragedModel]:
     return [
         average
         for average in alive(AveragedModel)
-        if type(average.module) is type(model) and _layout(average.module) == _layout(model)
+        if plain(type(average.module)) is plain(type(model)) and _layout(average.module) == _layout(model)
     ]
 
 

@@ -1,9 +1,9 @@
-"""Clip the norm of the gradients to what this run had while it was well."""
+"""Clip gradients to what this run had while it was well."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Finding
@@ -12,91 +12,141 @@ from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
 if TYPE_CHECKING:
-    import torch
+    from trainmedic.remedies._clipping import Clip, UnitClip, ZClip
+
+Kind = Literal["norm", "z-score", "unit"]
+
+
+class _Past(NamedTuple):
+    """Gradient norms of the run: before the onset, and from there on; ``None`` where they were not measured."""
+
+    well: NDArray[np.float64]
+    ill: NDArray[np.float64]
 
 
 class ClipGradients(Remedy):
-    """Scale all gradients of an optimizer down to a limit, right before its step, whenever their norm exceeds it.
+    """Scale gradients down right before the optimizer's step, whenever they exceed a limit.
 
-    The limit is a high percentile of the gradient norms of this very run before the illness began; a fixed number
-    where there were too few. Gradients that are not finite are left as they are: scaling one NaN makes all of them NaN.
+    By norm: all gradients together, down to a high percentile of the norms of this very run before the illness began,
+    or to a fixed number where there were too few. By z-score, for spikes in a run with a past: the limit moves along
+    with running mean and deviation of the norms. Per unit, where the excess is that of a few layers: each unit's
+    gradient down to a share of its weights. `kind` asks for one by name. Nothing is proposed where the gradients since
+    the onset are those of before. Gradients that are not finite are left as they are: scaling one NaN makes all NaN.
 
     Safety: safe. It touches gradients only, in the steps that follow; no weight, no state of the optimizer.
     Works when: single batches, or a stretch of steep curvature, give gradients far above the usual ones.
     Does not help: gradients that are not finite (skip-step); a rate that is too high for the usual gradients as well;
     Adam and its kin, as far as they divide by the gradient's own size: there it mainly protects the running averages.
     Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; a limit from the run's own norms: Seetharaman et al.
-    2020 (AutoClip), arXiv:2007.14469.
+    2020 (AutoClip), arXiv:2007.14469; z-score: Kumar et al. 2025 (ZClip), arXiv:2504.02507; per unit: Brock et al.
+    2021 (AGC), arXiv:2102.06171, section 4.1.
     """
 
-    treats: ClassVar[tuple[str, ...]] = ("exploding-gradient", "loss-spike")
+    treats: ClassVar[tuple[str, ...]] = ("exploding-gradient", "loss-spike", "divergence")
     safety: ClassVar[Safety] = Safety.SAFE
+    kind: Kind | None = Field(None, description="the way of clipping; chosen by what was measured unless given")
     percentile: float = Field(90, gt=0, le=100, description="of the norms before the onset, which gives the limit")
     window: int = Field(200, ge=1, description="so many of the last norms before the onset are looked at")
     few: int = Field(10, ge=1, description="with fewer norms than this, the limit is `fallback`")
     fallback: float = Field(1.0, gt=0, description="limit where the run has no healthy past")
+    excess: float = Field(2.0, ge=1, description="norms since the onset over the limit, below which they are normal")
+    z: float = Field(2.5, gt=0, description="deviations above the running mean from which on it clips by z-score")
+    z_few: int = Field(25, ge=2, description="norms that a running mean needs to begin with")
+    share: float = Field(0.01, gt=0, lt=1, description="gradient over weights of a unit, above which it clips per unit")
+    local: float = Field(0.25, gt=0, le=1, description="share of the layers that an excess may be in, to clip per unit")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
+        from trainmedic.remedies._clipping import Clip, UnitClip, ZClip
+
         if any(type(optimizer).__name__ == "LBFGS" for optimizer in run.optimizers):
             raise Refused("LBFGS computes its gradients inside step(), where they cannot be clipped before it")
-        if any(isinstance(guard, Clip) for guard in run.guards):
+        if any(isinstance(guard, Clip | ZClip | UnitClip) for guard in run.guards):
             return None
-        limit = self._limit(finding, run)
-        return Change(
-            remedy=self.name,
-            before=None,
-            after={"limit": limit},
-            summary=f"gradients clipped to a norm of {limit:.3g}",
-            code=f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit:.3g})  # between backward() and step()",
-        )
+        past = self._past(finding, run)
+        if len(past.well) >= self.few and len(past.ill) and not self._leaves(past):
+            return None
+        kind = self.kind or self._fitting(finding, run, past)
+        after: dict[str, Any] = {"kind": kind}
+        if kind == "z-score":
+            after |= {"mean": float(past.well.mean()), "deviation": float(past.well.std()), "z": self.z}
+        elif kind == "unit":
+            after |= {"share": self.share}
+        else:
+            after |= {"limit": self._limit(past)}
+        return Change(remedy=self.name, before=None, after=after, summary=_summary(after), code=_code(after))
 
-    def _limit(self, finding: Finding, run: Run) -> float:
+    def _past(self, finding: Finding, run: Run) -> _Past:
         if "gradient/norm" not in run.history:
-            return self.fallback
+            return _Past(np.empty(0), np.empty(0))
         steps, norms = run.history.series("gradient/norm")
-        norms = norms[steps < finding.step]
-        norms = norms[np.isfinite(norms) & (norms > 0)][-self.window :]
-        return float(np.percentile(norms, self.percentile)) if len(norms) >= self.few else self.fallback
+        well = norms[steps < finding.step]
+        return _Past(well[np.isfinite(well) & (well > 0)][-self.window :], norms[steps >= finding.step])
+
+    def _leaves(self, past: _Past) -> bool:
+        """Whether gradients since the onset leave those of before; ones that are not finite do."""
+        usual = max(self.excess * self._limit(past), float(past.well.max()))
+        return not bool((past.ill <= usual).all())
+
+    def _limit(self, past: _Past) -> float:
+        return float(np.percentile(past.well, self.percentile)) if len(past.well) >= self.few else self.fallback
+
+    def _fitting(self, finding: Finding, run: Run, past: _Past) -> Kind:
+        if self._is_local(finding, run):
+            return "unit"
+        return "z-score" if finding.name == "loss-spike" and len(past.well) >= self.z_few else "norm"
+
+    def _is_local(self, finding: Finding, run: Run) -> bool:
+        """Whether the excess is that of a few layers: the others' gradients are what they were before the onset."""
+        if "gradient_norm" not in run.history:
+            return False
+        steps, layers, values = run.history.layers("gradient_norm")
+        well, ill = values[steps < finding.step][-self.window :], values[steps >= finding.step]
+        if len(well) < self.few or not len(ill) or len(layers) < 4:
+            return False
+        with np.errstate(invalid="ignore"):
+            grown = np.nan_to_num(ill, nan=0.0).max(0) > self.excess * np.nan_to_num(well, nan=0.0).max(0)
+        return 0 < int(grown.sum()) <= self.local * len(layers)
 
     def apply(self, change: Change, run: Run) -> Undo:
-        guard = Clip(float(change.after["limit"]))
-        run.guards.append(guard)
+        from trainmedic.remedies._rates import install
 
-        def undo() -> None:
-            if guard in run.guards:
-                run.guards.remove(guard)
-
-        return undo
+        return install(run.guards, _guard(change.after))
 
 
-@dataclass(eq=False)
-class Clip:
-    """Called right before an optimizer's step: scales its gradients to ``limit`` without waiting for the device."""
+def _guard(after: dict[str, Any]) -> "Clip | ZClip | UnitClip":
+    from trainmedic.remedies._clipping import Clip, UnitClip, ZClip
 
-    limit: float
+    if after["kind"] == "z-score":
+        return ZClip(float(after["mean"]), float(after["deviation"]), float(after["z"]))
+    if after["kind"] == "unit":
+        return UnitClip(float(after["share"]))
+    return Clip(float(after["limit"]))
 
-    def __call__(self, optimizer: "torch.optim.Optimizer") -> None:
-        import torch
 
-        from trainmedic.hooks.parameters import norms
-        from trainmedic.remedies._gradients import live_gradients
+def _summary(after: dict[str, Any]) -> str:
+    if after["kind"] == "z-score":
+        return f"gradients clipped where their norm is {after['z']:g} deviations above its running mean"
+    if after["kind"] == "unit":
+        return f"gradients of each unit clipped to {after['share']:g} of its weights"
+    return f"gradients clipped to a norm of {after['limit']:.3g}"
 
-        with torch.no_grad():
-            gradients = live_gradients(optimizer)
-            if not gradients:
-                return
-            home, wide = gradients[0].device, torch.float32
-            if any(gradient.dtype == torch.float64 for gradient in gradients):
-                wide = torch.float64
-            norm = torch.linalg.vector_norm(torch.stack([each.to(home, wide) for each in norms(gradients)]))
-            # squares of finite gradients can overflow: then largest times root of count, which is never below the norm
-            largest = torch.stack([each.to(home, wide) for each in norms(gradients, float("inf"))]).amax()
-            bound = largest * sum(gradient.numel() for gradient in gradients) ** 0.5
-            # a fused optimizer under a loss scaler divides by the scale itself, later: its gradients still carry it
-            scale = getattr(optimizer, "grad_scale", None)
-            limit = self.limit if scale is None else self.limit * scale.to(home)
-            over = torch.isfinite(largest) & (norm > limit)
-            factor = torch.where(torch.isfinite(norm), limit / norm, limit / bound)
-            factor = torch.where(over, factor, torch.ones_like(norm))
-            for gradient in gradients:
-                gradient.mul_(factor.to(gradient.device, gradient.dtype))
+
+def _code(after: dict[str, Any]) -> str:
+    """What a user would write between ``backward()`` and ``step()``."""
+    if after["kind"] == "norm":
+        return (
+            f"torch.nn.utils.clip_grad_norm_(model.parameters(), {after['limit']:.3g})  # between backward() and step()"
+        )
+    if after["kind"] == "z-score":
+        limit = after["mean"] + after["z"] * after["deviation"]
+        return (
+            f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit:.3g})  # between backward() and step(); "
+            f"mean + {after['z']:g} deviations"
+        )
+    return (
+        "for p in model.parameters():  # between backward() and step()\n"
+        "    if p.ndim > 1 and p.grad is not None:\n"
+        "        size, weights = (t.flatten(1).norm(dim=1) for t in (p.grad, p.detach()))\n"
+        f"        factor = ({after['share']:g} * weights.clamp_min(1e-3) / size).clamp_max(1)\n"
+        "        p.grad *= factor.view(-1, *[1] * (p.ndim - 1))"
+    )

@@ -11,6 +11,8 @@ from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trainmedic.remedies._layers import Link
 
 
@@ -31,6 +33,7 @@ class InsertBatchnorm(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("vanishing-gradient", "exploding-gradient", "bad-initialization")
     safety: ClassVar[Safety] = Safety.UNSAFE
+    replayed: ClassVar[bool] = True
     least_layers: int = Field(2, ge=1, description="layers to norm below which there is nothing to gain")
     least_batch: int = Field(4, ge=2, description="samples in a batch below which its statistics are noise")
 
@@ -57,8 +60,9 @@ class InsertBatchnorm(Remedy):
 
     def _layers(self, run: Run) -> dict[str, tuple[str, int]]:
         """Each layer to norm, with the kind of its norm and its units; raises ``Refused`` where that cannot be."""
+        from trainmedic.remedies._graft import plain
         from trainmedic.remedies._layers import Role, chains, units_of
-        from trainmedic.remedies._surgery import NORMED, check_layer
+        from trainmedic.remedies._surgery import NORM_OF, check_layer
 
         batch = run.history.facts.get("batch_size")
         if batch is not None and int(batch) < self.least_batch:
@@ -76,18 +80,19 @@ class InsertBatchnorm(Remedy):
         for link in targets:
             assert link.module is not None
             check_layer(link.name, link.module, run, places=places[id(link.module.weight)])
-            layers[link.name] = NORMED[type(link.module)][1].__name__, units_of(link.module)
+            layers[link.name] = NORM_OF[plain(type(link.module))].__name__, units_of(link.module)
         return layers
 
     def apply(self, change: Change, run: Run) -> Undo:
-        from trainmedic.remedies._layers import modules, units_of
+        from trainmedic.remedies._layers import NORM, modules, units_of
         from trainmedic.remedies._surgery import (
-            NORMED,
-            add_norms,
+            Normed,
             check_copies,
             check_layer,
             check_models,
             check_optimizers,
+            graft_all,
+            norm_for,
         )
 
         check_models(run)
@@ -97,13 +102,12 @@ class InsertBatchnorm(Remedy):
         live, places = modules(run), _places(run)
         for name in change.target:
             layer = live.get(name)
-            if type(layer) not in NORMED:
+            if layer is None or not _plain_layer(layer):
                 raise Refused(f"there is no plain linear layer or convolution named {name!r}")
-            assert layer is not None
             if units_of(layer) != change.after[name]["units"]:
                 raise Refused(f"{name} has {units_of(layer)} units, not {change.after[name]['units']}")
             check_layer(name, layer, run, places=places[id(layer.weight)])
-        return add_norms(run, change.target, live)
+        return graft_all(run, change.target, live, Normed, lambda layer: {NORM: norm_for(layer)})
 
 
 def _before_activations(chain: "list[Link]", run: Run) -> "list[Link]":
@@ -139,13 +143,20 @@ def _fits(link: "Link", run: Run) -> bool:
     from torch import nn
 
     from trainmedic.remedies._layers import modules
-    from trainmedic.remedies._surgery import NORMED
 
-    if type(link.module) not in NORMED or not link.module.weight.requires_grad:  # type: ignore[union-attr]
+    if link.module is None or not _plain_layer(link.module) or not link.module.weight.requires_grad:  # type: ignore[union-attr]
         return False
     live, parts = modules(run), link.name.split(".")
     around = [live.get(".".join(parts[:n])) for n in range(1, len(parts))]
     return not any(isinstance(part, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) for part in around)
+
+
+def _plain_layer(layer: "nn.Module") -> bool:
+    """Whether a layer is of a kind that can be normed, and was not given a norm yet."""
+    from trainmedic.remedies._graft import has_graft, plain
+    from trainmedic.remedies._surgery import NORM_OF, Normed
+
+    return plain(type(layer)) in NORM_OF and not has_graft(layer, Normed)
 
 
 def _places(run: Run) -> Counter[int]:

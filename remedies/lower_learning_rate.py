@@ -34,6 +34,7 @@ class LowerLearningRate(Remedy):
         "learning-rate-too-high",
     )
     safety: ClassVar[Safety] = Safety.SAFE
+    scales_rates: ClassVar[bool] = True
     factor: float = Field(0.3, gt=0, lt=1, description="what every rate is multiplied by")
     least: float = Field(1e-8, ge=0, description="rates that would all fall below this are left alone")
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from trainmedic.errors import TrainmedicError, UsageError
 from trainmedic.remedies.change import Change, Treatment
-from trainmedic.remedies.remedy import Undo
+from trainmedic.remedies.remedy import Undo, pharmacy
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from trainmedic.remedies.run import Run
 
 VERSION = 1
-STRUCTURE = ("insert-batchnorm",)
-RATES = ("lower-learning-rate", "rewind")
 
 
 def write(path: str | os.PathLike[str], treatments: Iterable[Treatment]) -> None:
@@ -98,14 +96,13 @@ def replay(
 
 def _repeat(change: Change, run: "Run") -> list[Undo]:
     """Make one change again, if it is of a kind that a checkpoint does not bring by itself."""
-    if change.remedy in STRUCTURE:
-        from trainmedic.remedies.insert_batchnorm import InsertBatchnorm
-
+    remedy = next((each for each in pharmacy() if each.name == change.remedy), None)
+    if remedy is not None and remedy.replayed:
         try:
-            return [InsertBatchnorm().apply(change, run)]
-        except (KeyError, TypeError, ValueError) as error:
+            return [remedy().apply(change, run)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"the prescription's {change.remedy} is not complete: {error!r}") from error
-    if change.remedy in RATES:
+    if remedy is not None and remedy.scales_rates:
         from trainmedic.remedies._schedulers import scale_rates
 
         return [scale_rates(run.optimizers, (), _factor(change))]

@@ -26,6 +26,7 @@ class Rewind(Remedy):
     treats: ClassVar[tuple[str, ...]] = ("non-finite", "divergence", "loss-spike", "exploding-gradient")
     safety: ClassVar[Safety] = Safety.SAFE
     rehearsed: ClassVar[bool] = False
+    scales_rates: ClassVar[bool] = True
     factor: float = Field(0.3, gt=0, le=1, description="what every rate is multiplied by")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Guard = Callable[["torch.optim.Optimizer"], "bool | None"]
 """Called right before a step of a watched optimizer, after the user's own clipping; may touch gradients only.
 
-Returns True if it rejected the step: such steps stay out of the statistics.
+Returns True if it rejected the step: such steps stay out of the statistics. If it has a method ``after(optimizer)``,
+that is called when the step is over: what a guard changed for the step alone it puts back there.
 """
 
 

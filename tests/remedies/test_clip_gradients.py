@@ -9,7 +9,8 @@ from torch import nn
 
 from tests.remedies.patients import Patient, finding, patient
 from trainmedic.history import History
-from trainmedic.remedies.clip_gradients import Clip, ClipGradients
+from trainmedic.remedies._clipping import Clip, UnitClip, ZClip
+from trainmedic.remedies.clip_gradients import ClipGradients
 from trainmedic.remedies.remedy import Refused
 from trainmedic.remedies.run import Run
 

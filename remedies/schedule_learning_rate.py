@@ -1,0 +1,147 @@
+"""Give a run without a schedule one."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from trainmedic.diagnose import Finding
+from trainmedic.remedies.change import Change, Safety
+from trainmedic.remedies.lower_learning_rate import refuse_rprop
+from trainmedic.remedies.remedy import Refused, Remedy, Undo
+from trainmedic.remedies.run import Run
+
+if TYPE_CHECKING:
+    from trainmedic.remedies._rates import Course
+
+Kind = Literal["plateau", "step", "exponential", "cosine", "cyclical", "one-cycle"]
+
+CODE: dict[str, str] = {
+    "plateau": "ReduceLROnPlateau(optimizer, factor=0.1, patience={patience})",
+    "step": "MultiStepLR(optimizer, [{half}, {late}], gamma=0.1)",
+    "exponential": "ExponentialLR(optimizer, gamma={gamma:.6g})",
+    "cosine": "CosineAnnealingLR(optimizer, T_max={steps}, eta_min={least:g} * lr)",
+    "cyclical": 'CyclicLR(optimizer, base_lr={least:g} * lr, max_lr=lr, step_size_up={eighth}, mode="triangular2")',
+    "one-cycle": "OneCycleLR(optimizer, max_lr={peak:g} * lr, total_steps={steps})",
+}
+
+
+class ScheduleLearningRate(Remedy):
+    """From here on the rates follow a schedule, stepped by the medic after each step of the optimizer.
+
+    Which one goes by what was found: steps too large or too noisy to settle get a cosine down to `least` of the rate
+    over the rest of the run; steps too small get one cycle, up to `peak` times the rate and down. Where the length of
+    the run is not known, it is cut to a tenth whenever the loss has stopped falling. `kind` asks for one by name. The
+    rates stand in the optimizer's groups as with a scheduler of torch; when watching ends they stay where they are.
+
+    Safety: safe. It touches no weight; undone, the rates are what they would be without it.
+    Works when: the rate is never lowered, and the noise or size of its steps keeps the loss up.
+    Does not help: a run that has a schedule of its own, which is left alone; a rate that is wrong from the start.
+    Source: Loshchilov and Hutter 2017, arXiv:1608.03983 (cosine); Smith 2017, arXiv:1506.01186 (cyclical); Smith and
+    Topin 2018, arXiv:1708.07120 (one cycle); He et al. 2016, arXiv:1512.03385 (steps); torch's ReduceLROnPlateau.
+    """
+
+    treats: ClassVar[tuple[str, ...]] = (
+        "plateau",
+        "noisy-gradient",
+        "loss-oscillation",
+        "learning-rate-too-high",
+        "learning-rate-too-low",
+        "divergence",
+        "scheduler-misuse",
+        "slow-convergence",
+    )
+    safety: ClassVar[Safety] = Safety.SAFE
+    kind: Kind | None = Field(None, description="the schedule; chosen by what was found unless given")
+    least: float = Field(0.01, gt=0, lt=1, description="share of the rate that schedules end at")
+    peak: float = Field(10.0, gt=1, description="what one cycle raises the rate to, in rates of now")
+    patience: int = Field(10, ge=1, description="looks at the loss without progress before a rate is cut")
+    window: int = Field(50, ge=1, description="steps from one look at the loss to the next")
+
+    def propose(self, finding: Finding, run: Run) -> Change | None:
+        refuse_rprop(run)
+        if _scheduled(run):
+            raise Refused("the run has a schedule of its own: give that one the right length")
+        kind = self.kind or self._fitting(finding, run)
+        if kind is None:
+            return None
+        left = _left(run)
+        words = {
+            "steps": left, "half": left // 2, "late": 3 * left // 4, "eighth": max(left // 8, 1), "least": self.least,
+            "peak": self.peak, "patience": self.patience, "gamma": self.least ** (1 / left),
+        }  # fmt: skip
+        return Change(
+            remedy=self.name,
+            before=run.learning_rates(),
+            after={"kind": kind, "steps": left},
+            summary=f"learning rate put on a schedule ({kind}) for the next {left} steps"
+            if kind != "plateau"
+            else "learning rate put on a schedule: a tenth whenever the loss stops falling",
+            code=f"scheduler = torch.optim.lr_scheduler.{CODE[kind].format(**words)}\n"
+            + ("scheduler.step(val_loss)  # once per epoch" if kind == "plateau" else "scheduler.step()  # each step"),
+        )
+
+    def _fitting(self, finding: Finding, run: Run) -> Kind | None:
+        """The schedule for what was found; ``None`` where no length is known and none fits."""
+        known = "total_steps" in run.history.facts
+        if finding.name in ("learning-rate-too-low", "slow-convergence"):
+            return "one-cycle" if known else None
+        return "cosine" if known else "plateau"
+
+    def apply(self, change: Change, run: Run) -> Undo:
+        from trainmedic.remedies._rates import Program, install
+
+        refuse_rprop(run)
+        optimizers = list(run.optimizers)
+        program = Program(optimizers, self._course(change.after["kind"], int(change.after["steps"]), run))
+        remove = install(run.guards, program)
+
+        def undo() -> None:
+            remove()
+            program.release(optimizers)
+
+        return undo
+
+    def _course(self, kind: Kind, length: int, run: Run) -> "Course":
+        from trainmedic.remedies import _rates
+
+        if kind == "cosine":
+            return _rates.cosine(length, self.least)
+        if kind == "exponential":
+            return _rates.exponential(length, self.least)
+        if kind == "step":
+            return _rates.steps(length)
+        if kind == "cyclical":
+            return _rates.cyclical(length, self.least)
+        if kind == "one-cycle":
+            return _rates.one_cycle(length, self.peak, self.least)
+        return _rates.Plateau(lambda: _loss(run, self.window), self.window, self.patience)
+
+
+def _scheduled(run: Run) -> bool:
+    """Whether rates are scheduled already: by a scheduler, by the medic, or by the training loop itself."""
+    from trainmedic.remedies._rates import Program
+    from trainmedic.remedies._schedulers import schedulers_of
+
+    if schedulers_of(run.optimizers, run.schedulers) or any(isinstance(guard, Program) for guard in run.guards):
+        return True
+    if "optimizer/learning_rate" not in run.history:
+        return False
+    rates = run.history.series("optimizer/learning_rate").values
+    rates = rates[np.isfinite(rates)]
+    return len(np.unique(rates)) > max(3, len(rates) // 10)  # a few values: treatments, or a cut by hand
+
+
+def _left(run: Run) -> int:
+    """Steps of the rest of the run; as many as there were so far where its length is not known."""
+    total = int(run.history.facts.get("total_steps", 0))
+    return max(total - run.step - 1, 1) if total else max(run.step, 100)
+
+
+def _loss(run: Run, window: int) -> float | None:
+    """The validation loss, or the median of the newest training losses."""
+    for name, newest in (("validation/loss", 1), ("train/loss", window)):
+        if name in run.history and len(values := run.history.series(name).values):
+            value = float(np.median(values[-newest:]))
+            return value if np.isfinite(value) else None
+    return None
