@@ -379,7 +379,7 @@ class Probe:
         """Tell all guards that the step is over."""
         for guard in [guard for guard in self.guards if hasattr(guard, "after")]:
             try:
-                guard.after(optimizer)  # type: ignore[attr-defined]
+                guard.after(optimizer)
             except Exception as error:
                 self.guards.remove(guard)
                 self._on_error("a guard", error)

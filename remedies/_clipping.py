@@ -107,7 +107,8 @@ class Norm:
 def _carried(optimizer: torch.optim.Optimizer, like: Tensor) -> Tensor:
     """The loss scale that gradients still carry: a fused optimizer under a loss scaler divides by it itself, later."""
     scale = getattr(optimizer, "grad_scale", None)
-    return torch.ones((), device=like.device) if scale is None else scale.to(like.device)
+    carried: Tensor = torch.ones((), device=like.device) if scale is None else scale.to(like.device)
+    return carried
 
 
 def _dense(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tensor]]:
@@ -122,4 +123,5 @@ def _dense(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tensor]]:
 def _by_unit(tensor: Tensor) -> Tensor:
     """The norm of each slice along the first dimension, in single precision at least, of a shape that broadcasts."""
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    return torch.linalg.vector_norm(wide, dim=tuple(range(1, tensor.ndim)), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(wide, dim=tuple(range(1, tensor.ndim)), keepdim=True)
+    return norm

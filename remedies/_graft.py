@@ -1,13 +1,11 @@
 """Giving a live module something more: its class is exchanged, so that names, keys and identity stay as they are."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-
-from trainmedic.remedies.remedy import Undo
 
 
 class Graft(nn.Module):
@@ -20,7 +18,7 @@ class Graft(nn.Module):
     parts: ClassVar[tuple[str, ...]] = ()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        state = self.__getstate__() if hasattr(self, "__getstate__") else dict(vars(self))
+        state = self.__getstate__()  # type: ignore[no-untyped-call]
         return _hollow, (plain(type(self)), grafts(type(self))), state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -28,7 +26,7 @@ class Graft(nn.Module):
         own = {key: value for key, value in self.state_dict().items() if key.partition(".")[0] in self._added()}
         if own and not any(prefix + key in state_dict for key in own):
             state_dict.update({prefix + key: self._without(key, value) for key, value in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _added(self) -> set[str]:
         return {name for mixin in grafts(type(self)) for name in mixin.parts}
@@ -43,12 +41,18 @@ def _hollow(kind: type[nn.Module], mixed_in: tuple[type[Graft], ...]) -> nn.Modu
     return made.__new__(made)
 
 
-@functools.cache
-def _mixed(kind: type[nn.Module], mixed_in: tuple[type[Graft], ...]) -> type[nn.Module]:
-    """``kind`` with grafts in front, the last one first; it bears the name of ``kind``."""
+def _mixed(kind: Any, mixed_in: tuple[type[Graft], ...]) -> type[nn.Module]:
+    """``kind`` with grafts in front, the last one first; it bears the name of ``kind``, and is made once."""
+    mixin: Any
     for mixin in mixed_in:
-        kind = type(kind.__name__, (mixin, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
-    return kind
+        kind = _mix(mixin, kind)
+    made: type[nn.Module] = kind
+    return made
+
+
+@functools.cache
+def _mix(mixin: Any, kind: Any) -> Any:
+    return type(kind.__name__, (mixin, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 
 def grafts(kind: type[nn.Module]) -> tuple[type[Graft], ...]:
@@ -118,21 +122,21 @@ def home_of(
     return None
 
 
-def join(optimizer: torch.optim.Optimizer, group: dict[str, Any], named: Mapping[str, nn.Parameter]) -> Undo:
-    """Add parameters to a group in place, which schedulers and others hold on to; the inverse takes them out again."""
-    added = list(named.values())
-
-    def undo() -> None:
-        gone = {id(parameter) for parameter in added}
-        for live in optimizer.param_groups:  # loading a state replaces the groups
-            stay = [i for i, parameter in enumerate(live["params"]) if id(parameter) not in gone]
-            if "param_names" in live:
-                live["param_names"][:] = [name for i, name in enumerate(live["param_names"]) if i in stay]
-            live["params"][:] = [live["params"][i] for i in stay]
-        for parameter in added:
-            optimizer.state.pop(parameter, None)
-
-    group["params"].extend(added)
+def join(group: dict[str, Any], named: Mapping[str, nn.Parameter]) -> None:
+    """Add parameters to a group in place, which schedulers and others hold on to."""
+    group["params"].extend(named.values())
     if "param_names" in group:
         group["param_names"].extend(named)
-    return undo
+
+
+def leave(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Take parameters out of an optimizer's groups, with their names and their state."""
+    leaving = list(parameters)
+    gone = {id(parameter) for parameter in leaving}
+    for group in optimizer.param_groups:  # loading a state replaces them
+        stay = [i for i, parameter in enumerate(group["params"]) if id(parameter) not in gone]
+        if "param_names" in group:
+            group["param_names"][:] = [name for i, name in enumerate(group["param_names"]) if i in stay]
+        group["params"][:] = [group["params"][i] for i in stay]
+    for parameter in leaving:
+        optimizer.state.pop(parameter, None)

@@ -119,12 +119,11 @@ def steps(length: int) -> Course:
 
 
 def cyclical(length: int, least: float, cycles: int = 4) -> Course:
-    """Triangles from 1 down to ``least`` and back, each half as high as the last ("triangular2" of Smith 2017)."""
+    """Triangles down to ``least``, from the peak of the first, each half as high ("triangular2" of Smith 2017)."""
 
     def course(step: int) -> float:
-        cycle, within = divmod(step / max(length / cycles, 1.0), 1.0)
-        high = least + (1 - least) * 0.5**cycle
-        return float(least + (high - least) * abs(1 - 2 * within))
+        cycle, within = divmod(step / max(length / cycles, 1.0) + 0.5, 1.0)
+        return float(least + (1 - least) * 0.5**cycle * (1 - abs(1 - 2 * within)))
 
     return course
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from trainmedic.remedies._alive import alive
-from trainmedic.remedies._graft import Graft, graft, home_of, join, new_parameters, plain, ungraft
+from trainmedic.remedies._graft import Graft, graft, home_of, join, leave, new_parameters, plain, ungraft
 from trainmedic.remedies._layers import NORM, units_of
 from trainmedic.remedies.remedy import Refused, Undo
 from trainmedic.remedies.run import Run
@@ -209,7 +209,10 @@ def _graft_one(
     graft(module, mixin, made)
     home = home_of(beside, optimizers)
     if home is not None:
-        undos.append(join(*home, {f"{path}.{name}": new for name, new in new_parameters(made).items()}))
+        optimizer, group = home
+        new = {f"{path}.{name}": parameter for name, parameter in new_parameters(made).items()}
+        undos.append(lambda: leave(optimizer, new.values()))
+        join(group, new)
 
 
 def averaged_copies(model: nn.Module) -> list[AveragedModel]:

@@ -1,5 +1,6 @@
 """Hand the model's parameters that no optimizer holds to one."""
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainmedic.diagnose import Finding
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 class AdoptParameters(Remedy):
     """Add trainable parameters that no optimizer holds to the group that holds their neighbours.
 
-    Neighbours are the parameters of the same module, or else of the nearest one around it that has some in a group; the
-    first group where there are none. Groups are extended in place, so that schedulers go on as they are.
+    Neighbours are the parameters of the same module, or else of the nearest one around it that has some in a group; of
+    several that which comes next in order. Groups are extended in place, so that schedulers go on as they are.
 
     Safety: unsafe. Weights begin to move that did not.
     Works when: the optimizer was made before a layer was added or replaced.
@@ -68,7 +69,7 @@ def check_joining(run: Run) -> None:
 
 def adopt(run: Run, named: "dict[str, nn.Parameter]") -> Undo:
     """Add parameters to the groups of their neighbours, all of them or none."""
-    from trainmedic.remedies._graft import join
+    from trainmedic.remedies._graft import join, leave
 
     undos: list[Undo] = []
 
@@ -77,8 +78,10 @@ def adopt(run: Run, named: "dict[str, nn.Parameter]") -> Undo:
             undos.pop()()
 
     try:
-        for name, parameter in named.items():
-            undos.append(join(*_neighbours(name, run), {name: parameter}))
+        for name, parameter in (named if run.optimizers else {}).items():
+            optimizer, group = _neighbours(name, run)
+            undos.append(functools.partial(leave, optimizer, [parameter]))
+            join(group, {name: parameter})
     except BaseException:
         undo()
         raise
@@ -86,12 +89,16 @@ def adopt(run: Run, named: "dict[str, nn.Parameter]") -> Undo:
 
 
 def _neighbours(name: str, run: Run) -> "tuple[torch.optim.Optimizer, dict[str, Any]]":
-    """The group in which most parameters are of the innermost module around this one that has any in a group."""
+    """The group of the nearest parameter in the innermost module around this one that has any in a group."""
     optimizer, known = run.optimizers[0], dict(run.parameters())
-    around = name.rpartition(".")[0]
-    while True:
-        near = {id(p) for other, p in known.items() if other != name and (not around or other.startswith(f"{around}."))}
-        counts = [sum(id(p) in near for p in group["params"]) for group in optimizer.param_groups]
-        if max(counts) or not around:
-            return optimizer, optimizer.param_groups[counts.index(max(counts))]
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    names = list(known)
+    at = names.index(name)
+    nearest = sorted((abs(i - at), other) for i, other in enumerate(names) if id(known[other]) in group_of)
+    around = name
+    while around:
         around = around.rpartition(".")[0]
+        for _, other in nearest:
+            if not around or other.startswith(f"{around}."):
+                return optimizer, group_of[id(known[other])]
+    return optimizer, optimizer.param_groups[0]

@@ -144,7 +144,7 @@ def _fits(link: "Link", run: Run) -> bool:
 
     from trainmedic.remedies._layers import modules
 
-    if link.module is None or not _plain_layer(link.module) or not link.module.weight.requires_grad:  # type: ignore[union-attr]
+    if link.module is None or not _plain_layer(link.module) or not link.module.weight.requires_grad:
         return False
     live, parts = modules(run), link.name.split(".")
     around = [live.get(".".join(parts[:n])) for n in range(1, len(parts))]

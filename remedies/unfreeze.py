@@ -28,9 +28,7 @@ class Unfreeze(Remedy):
     treats: ClassVar[tuple[str, ...]] = ("frozen-layer", "underfitting", "plateau")
     safety: ClassVar[Safety] = Safety.UNSAFE
     replayed: ClassVar[bool] = True
-    share: float = Field(
-        0.5, gt=0, le=1, description="share of the elements that is frozen, from which on all are freed"
-    )
+    share: float = Field(0.5, gt=0, le=1, description="share of the elements frozen, from which on all are freed")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         frozen = self._frozen(finding, run)

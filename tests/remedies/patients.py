@@ -101,6 +101,8 @@ class Patient:
             for guard in self.run.guards:
                 guard(self.optimizer)
             self.optimizer.step()
+            for guard in self.run.guards:
+                getattr(guard, "after", lambda _: None)(self.optimizer)
         self.average.update_parameters(self.model)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -166,18 +168,32 @@ def photograph(sick: Patient) -> dict[str, Any]:
     model, optimizer = sick.model, sick.optimizer
     return copy.deepcopy(
         {
-            "kinds": [(name, type(module).__qualname__, module.training) for name, module in model.named_modules()],
+            "kinds": [(name, _kind(module), module.training) for name, module in model.named_modules()],
+            "values": [(name, _data(_own(module))) for name, module in model.named_modules()],
+            "criterion": None if sick.run.loss_fn is None else (_kind(sick.run.loss_fn), _data(_own(sick.run.loss_fn))),
+            "stepper": (type(optimizer), sorted(vars(optimizer)), _data(optimizer.defaults)),
             "ids": [(name, id(p), p.requires_grad) for name, p in model.named_parameters()],
             "tensors": [(name, t.detach()) for name, t in [*model.named_parameters(), *model.named_buffers()]],
             "gradients": [None if p.grad is None else p.grad.detach() for p in model.parameters()],
             "groups": [{**group, "params": list(map(id, group["params"]))} for group in optimizer.param_groups],
             "optimizer": {id(p): _data(state) for p, state in optimizer.state.items()},
             "scheduler": _data(vars(sick.scheduler)) if sick.scheduler is not None else None,
-            "average": [(type(m).__qualname__, list(m.state_dict().items())) for m in sick.average.modules()],
+            "average": [(_kind(m), list(m.state_dict().items())) for m in sick.average.modules()],
             "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
             "run": (list(map(id, sick.run.guards)), sick.run.stop_requested, sick.run.step),
         }
     )  # fmt: skip
+
+
+def _kind(thing: Any) -> list[str]:
+    """The classes that an object is made of: a mixed one bears the name of the plain one."""
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(thing).__mro__]
+
+
+def _own(module: Any) -> dict[str, Any]:
+    """Plain attributes of a module, and which buffers it has."""
+    values = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+    return {**values, "buffers": sorted(getattr(module, "_buffers", ()))}
 
 
 def _data(value: Any) -> Any:

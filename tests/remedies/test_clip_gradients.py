@@ -1,6 +1,7 @@
 """Clipping: the limit comes from the run's own healthy norms, and what is not finite is left alone."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,3 +136,96 @@ def test_finite_gradients_whose_squares_overflow_are_clipped_too(dtype: torch.dt
     parameter.grad = torch.full((4,), huge, dtype=dtype)
     Clip(1.0)(of)
     assert 0.4 < float(parameter.grad.norm()) < 1.01
+
+
+def proposal(name: str, step: int, **values: Any) -> Any:
+    run = Run([], [torch.optim.SGD([nn.Parameter(torch.ones(1))])], History.of(**values))
+    return ClipGradients().propose(finding(name, step=step), run)
+
+
+def test_normal_gradients_are_not_clipped() -> None:
+    norms = [1.0 + 0.2 * (i % 5) for i in range(120)]
+    assert proposal("loss-spike", 100, gradient_norm=norms) is None
+    assert proposal("divergence", 100, gradient_norm=norms) is None
+    assert proposal("loss-spike", 100, gradient_norm=[*norms[:100], 30.0, *norms[101:]]) is not None
+    assert proposal("loss-spike", 100, gradient_norm=[*norms[:100], float("nan"), *norms[101:]]) is not None
+
+
+def test_a_spike_in_a_run_with_a_past_is_clipped_by_its_score() -> None:
+    norms = [1.0 + 0.2 * (i % 5) for i in range(100)] + [30.0]
+    change = proposal("loss-spike", 100, gradient_norm=norms)
+    assert change.after == {
+        "kind": "z-score",
+        "mean": pytest.approx(1.4),
+        "deviation": pytest.approx(0.283, 0.01),
+        "z": 2.5,
+    }
+    assert proposal("exploding-gradient", 100, gradient_norm=norms).after["kind"] == "norm"
+
+
+def test_an_excess_of_one_layer_is_clipped_per_unit() -> None:
+    columns = {f"l{i}.weight__gradient_norm": [1.0] * 30 for i in range(5)}
+    columns["l2.weight__gradient_norm"] = [1.0] * 20 + [50.0] * 10
+    total = [3.0] * 20 + [51.0] * 10
+    assert proposal("exploding-gradient", 20, gradient_norm=total, **columns).after == {"kind": "unit", "share": 0.01}
+    everywhere = {name: [1.0] * 20 + [50.0] * 10 for name in columns}
+    assert proposal("exploding-gradient", 20, gradient_norm=total, **everywhere).after["kind"] == "norm"
+
+
+def test_scores_are_those_of_the_paper() -> None:
+    parameter = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    of = torch.optim.SGD([parameter], lr=0.1)
+    guard = ZClip(1.0, 0.1)
+    mean, variance = 1.0, 0.01
+    for norm in (1.1, 0.9, 2.0, 50.0, 1.0):
+        parameter.grad = torch.full((1,), norm, dtype=torch.float64)
+        guard(of)
+        deviation = variance**0.5 + 1e-6 * mean
+        z = (norm - mean) / deviation
+        expected = mean + 2.5 / (z / 2.5) * deviation if z > 2.5 else norm
+        assert float(parameter.grad) == pytest.approx(expected)
+        mean = 0.97 * mean + 0.03 * expected
+        variance = 0.97 * variance + 0.03 * (expected - mean) ** 2
+
+
+def test_a_score_of_gradients_that_are_not_finite_moves_nothing() -> None:
+    parameter = nn.Parameter(torch.ones(1))
+    of = torch.optim.SGD([parameter], lr=0.1)
+    guard = ZClip(1.0, 0.1)
+    parameter.grad = torch.tensor([float("nan")])
+    guard(of)
+    parameter.grad = torch.tensor([1.2])
+    guard(of)
+    assert float(parameter.grad) == pytest.approx(1.2)
+    parameter.grad = torch.tensor([9.0])
+    guard(of)
+    assert 1.0 < float(parameter.grad) < 1.3
+
+
+def test_units_are_clipped_as_by_the_paper() -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    of = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with torch.no_grad():
+        layer.weight[0] = 0.0
+    layer.weight.grad = torch.randn_like(layer.weight)
+    layer.weight.grad[1] *= 1e-6
+    layer.bias.grad = torch.full_like(layer.bias, 100.0)
+    before = layer.weight.grad.clone()
+    UnitClip(0.01)(of)
+    for unit in range(4):
+        limit = 0.01 * max(float(layer.weight[unit].norm()), 1e-3)
+        size = float(before[unit].norm())
+        assert float(layer.weight.grad[unit].norm()) == pytest.approx(min(size, limit), rel=1e-4)
+    assert torch.equal(layer.weight.grad[1], before[1])
+    assert torch.equal(layer.bias.grad, torch.full_like(layer.bias, 100.0))
+
+
+@pytest.mark.parametrize("kind", ["norm", "z-score", "unit"])
+def test_the_code_of_each_kind_runs(kind: Any) -> None:
+    model = nn.Linear(3, 3)
+    of = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = Run([model], [of], History.of(gradient_norm=[1.0] * 50 + [9.0]))
+    change = ClipGradients(kind=kind).propose(finding("loss-spike", step=50), run)
+    assert change is not None
+    model(torch.randn(2, 3)).sum().backward()
+    exec(change.code, {"torch": torch, "model": model})
