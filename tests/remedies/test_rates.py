@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+import trainmedic
 from tests.remedies.patients import Patient, finding, patient
 from tests.remedies.test_lower_learning_rate import SCHEDULERS
 from tests.remedies.test_lower_learning_rate import optimizer as grouped
@@ -243,3 +244,22 @@ def test_a_patient_under_cosine_warms_up_and_goes_on() -> None:
     assert after == sick.scheduler.get_last_lr()[0]
     undo()
     assert math.isfinite(float(sick.step()))
+
+
+def test_a_watched_run_records_the_rates_that_it_steps_with_and_keeps_its_own() -> None:
+    model = nn.Linear(2, 1)
+    of = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = lr_scheduler.ExponentialLR(of, 0.9)
+    with trainmedic.watch(model, of, fix="safe") as medic:
+        medic._treating.run.guards.append(_rates.Envelope(_rates.warm_up(4), 4))
+        seen = []
+        for _ in range(6):
+            of.zero_grad()
+            model(torch.randn(4, 2)).sum().backward()
+            of.step()
+            seen.append(of.param_groups[0]["lr"])
+            schedule.step()
+        recorded = medic.report().history.series("optimizer/learning_rate").values
+    plain = [0.1 * 0.9**i for i in range(6)]
+    assert seen == pytest.approx(plain)
+    assert list(recorded) == pytest.approx([rate * min(1, (i + 1) / 4) for i, rate in enumerate(plain)])
