@@ -259,7 +259,7 @@ def test_a_watched_run_records_the_rates_that_it_steps_with_and_keeps_its_own() 
             of.step()
             seen.append(of.param_groups[0]["lr"])
             schedule.step()
-        recorded = medic.report().history.series("optimizer/learning_rate").values
+    recorded = medic.report().history.series("optimizer/learning_rate").values
     plain = [0.1 * 0.9**i for i in range(6)]
     assert seen == pytest.approx(plain)
     assert list(recorded) == pytest.approx([rate * min(1, (i + 1) / 4) for i, rate in enumerate(plain)])
