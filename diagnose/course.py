@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from trainmedic.diagnose.memo import remembered
 from trainmedic.diagnose.robust import Array, medians
 from trainmedic.history import History, LayerTable
 
@@ -57,6 +58,12 @@ class Course:
         return np.asarray(self.places + 1 - np.searchsorted(self.all_steps, step, side="left"))
 
 
+@remembered
+def course_of(history: History) -> Course:
+    """The course of the training loss."""
+    return Course(history)
+
+
 def _start(history: History, losses: Array) -> float:
     known = losses[:SPAN][np.isfinite(losses[:SPAN])]
     if not len(known):
@@ -85,8 +92,13 @@ def streak(flags: NDArray[np.bool_]) -> int | None:
 
 def matrices(history: History, table: LayerTable) -> NDArray[np.intp]:
     """Columns of a table of parameters that are matrices or kernels and train; those of embeddings left out."""
+    return _matrices(history, table.layers)
+
+
+@remembered
+def _matrices(history: History, names: tuple[str, ...]) -> NDArray[np.intp]:
     chosen = []
-    for i, name in enumerate(table.layers):
+    for i, name in enumerate(names):
         known = history.architecture.get(name)
         owner = history.architecture.get(name.rpartition(".")[0])
         looked_up = owner is not None and owner.kind.startswith("Embedding")
@@ -95,6 +107,7 @@ def matrices(history: History, table: LayerTable) -> NDArray[np.intp]:
     return np.asarray(chosen, dtype=np.intp)
 
 
+@remembered
 def moved(history: History) -> tuple[NDArray[np.int64], Array]:
     """Per measured step, |update| / |weight| of the weight matrix in the middle of all of them, by that ratio.
 
@@ -112,6 +125,7 @@ def moved(history: History) -> tuple[NDArray[np.int64], Array]:
     return table.steps, np.where(count > 0, middle, np.nan)
 
 
+@remembered
 def gains(history: History, since: int | None = None) -> tuple[int, dict[str, tuple[float, float]]]:
     """Per weight matrix its standard deviation x sqrt(fan), by the smaller and by the larger of its two fans.
 
@@ -121,16 +135,15 @@ def gains(history: History, since: int | None = None) -> tuple[int, dict[str, tu
     table = history.layers("weight_std")
     found: dict[str, tuple[float, float]] = {}
     until = -1
-    for i in matrices(history, table):
-        name = table.layers[i]
-        steps, values = table.column(name)
-        at = 0 if since is None else int(np.searchsorted(steps, since))
-        if at >= len(values) or not np.isfinite(values[at]):
+    steps, values = table.first(0 if since is None else int(np.searchsorted(table.steps, since)))
+    for i in matrices(history, table).tolist():
+        if not np.isfinite(values[i]):
             continue
+        name = table.layers[i]
         shape = history.architecture[name].shape
         fans = math.prod(shape[1:]), shape[0] * math.prod(shape[2:])
-        found[name] = float(values[at]) * min(fans) ** 0.5, float(values[at]) * max(fans) ** 0.5
-        until = max(until, int(steps[at]))
+        found[name] = float(values[i]) * min(fans) ** 0.5, float(values[i]) * max(fans) ** 0.5
+        until = max(until, int(steps[i]))
     return until, found
 
 

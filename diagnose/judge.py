@@ -8,6 +8,7 @@ from functools import cache
 
 from trainmedic.diagnose import rules as rules_package
 from trainmedic.diagnose.finding import Finding
+from trainmedic.diagnose.memo import remembering
 from trainmedic.diagnose.rule import Rule
 from trainmedic.history import History
 
@@ -57,19 +58,20 @@ def judge(history: History, rules: Sequence[Rule] | None = None) -> Diagnosis:
     not_checked: list[NotChecked] = []
     errors: list[str] = []
     suppressed: list[str] = []
-    for rule in rules if rules is not None else [rule() for rule in catalogue()]:
-        try:
-            reason = rule.unmet(history)
-            if reason is None:
-                told, remarks = _suppressed(rule, history, list(rule.check(history)))
-                findings += told  # all of it or, if it raises, nothing
-                suppressed += remarks
-                checked.append(rule.code)
-        except Exception as error:
-            reason = f"the rule failed: {type(error).__name__}: {error}"
-            errors.append(f"{rule.code} {rule.name}: {reason}")
-        if reason is not None:
-            not_checked.append(NotChecked(rule.code, rule.name, reason))
+    with remembering(history):
+        for rule in rules if rules is not None else [rule() for rule in catalogue()]:
+            try:
+                reason = rule.unmet(history)
+                if reason is None:
+                    told, remarks = _suppressed(rule, history, list(rule.check(history)))
+                    findings += told  # all of it or, if it raises, nothing
+                    suppressed += remarks
+                    checked.append(rule.code)
+            except Exception as error:
+                reason = f"the rule failed: {type(error).__name__}: {error}"
+                errors.append(f"{rule.code} {rule.name}: {reason}")
+            if reason is not None:
+                not_checked.append(NotChecked(rule.code, rule.name, reason))
     return Diagnosis(
         tuple(order(findings)), tuple(checked), tuple(not_checked), tuple(errors), suppressed=tuple(suppressed)
     )

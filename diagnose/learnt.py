@@ -1,9 +1,11 @@
 """How much of the task a run has learnt, and which weights nobody has trained: what rules on data and wiring share."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
+from trainmedic.diagnose.memo import remembered
 from trainmedic.diagnose.robust import median, preceding_median
 from trainmedic.history import History, Layer, Series
 
@@ -17,11 +19,13 @@ NORMAL_ABSOLUTE = 0.8
 """Mean absolute value of a normal distribution of standard deviation 1: sqrt(2 / pi)."""
 
 
+@remembered
 def level(history: History, name: str) -> float:
     """The median of a series, NaN where there is none."""
     return median(history.series(name).values) if name in history else float("nan")
 
 
+@remembered
 def shares(history: History) -> dict[str, float]:
     """The mean share of each class among the labels seen so far; empty where labels are not known."""
     if "label_share" not in history:
@@ -33,6 +37,7 @@ def shares(history: History) -> dict[str, float]:
     return {name: float(mean) for name, mean, count in zip(table.layers, means, seen, strict=True) if count}
 
 
+@remembered
 def chance(history: History) -> float:
     """The loss of who knows how targets are distributed, and nothing of the inputs; NaN where that is not known.
 
@@ -57,6 +62,7 @@ def chance(history: History) -> float:
     return spread**2 if loss in SQUARES else NORMAL_ABSOLUTE * spread if loss in ABSOLUTES else float("nan")
 
 
+@remembered
 def skill(history: History, sigmas: float = 0.0) -> list[Series]:
     """Shares of the task that were learnt, by what of it can be told: 0 is what chance knows, 1 all, less is worse.
 
@@ -86,6 +92,7 @@ def _doubt(history: History, rate: float) -> float:
     return float(1.2533 * (rate * (1 - rate) / samples) ** 0.5)
 
 
+@remembered
 def learnt(history: History) -> float:
     """The largest of what :func:`skill` tells at the end; NaN where it tells nothing."""
     return max((float(values[-1]) for _, values in skill(history) if np.isfinite(values[-1])), default=float("nan"))
@@ -102,21 +109,18 @@ def untrained(history: History, names: Iterable[str]) -> bool:
     if "weight_std" not in history:
         return False
     table = history.layers("weight_std")
-    column = {name: i for i, name in enumerate(table.layers)}
+    spreads = dict(zip(table.layers, table.first()[1].tolist(), strict=True))
     usual: list[float] = []
     other: list[float] = []
     for name in names:
         layer = history.architecture.get(name)
-        if layer is None or name not in column or len(layer.shape) < 2 or np.prod(layer.shape) < 64:
-            continue
-        values = table.values[:, column[name]]
-        values = values[np.isfinite(values)]
-        if not len(values):
+        spread = spreads.get(name, math.nan)
+        if layer is None or len(layer.shape) < 2 or math.prod(layer.shape) < 64 or not math.isfinite(spread):
             continue
         default, others = _drawn(history, layer)
-        size = min(float(np.prod(layer.shape)), 4_096.0)
-        by_default = min(abs(float(values[0]) / law - 1) / (0.2 / size) ** 0.5 for law in default)
-        by_law = min(abs(float(values[0]) / law - 1) / (0.5 / size) ** 0.5 for law in others)
+        size = min(float(math.prod(layer.shape)), 4_096.0)
+        by_default = min(abs(spread / law - 1) / (0.2 / size) ** 0.5 for law in default)
+        by_law = min(abs(spread / law - 1) / (0.5 / size) ** 0.5 for law in others)
         (usual if by_default <= by_law else other).append(min(by_default, by_law))
     deviations = np.array(usual + other)
     if not len(deviations) or (not usual and len(other) < 2) or deviations.max() > 3.5:
@@ -128,7 +132,7 @@ def _drawn(history: History, layer: Layer) -> tuple[list[float], list[float]]:
     """Standard deviations of a fresh weight: by torch's defaults, and by the laws that people use instead."""
     owner = history.architecture.get(layer.name.rpartition(".")[0])
     kind = owner.kind if owner is not None else ""
-    inputs = float(np.prod(layer.shape[1:]))
+    inputs = float(math.prod(layer.shape[1:]))
     outputs = layer.shape[0] * inputs / max(layer.shape[1], 1)
     laws = [(2 / inputs) ** 0.5, (2 / (inputs + outputs)) ** 0.5, inputs**-0.5, 0.02]
     if "Embedding" in kind:

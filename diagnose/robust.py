@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from trainmedic.diagnose.memo import remembered
 from trainmedic.history import History
 
 Array = NDArray[np.float64]
@@ -45,6 +46,7 @@ def preceding_median(values: Array, window: int) -> Array:
     return result
 
 
+@remembered
 def progress(history: History, name: str = "train/loss", span: int = 10) -> tuple[NDArray[np.int64], Array]:
     """How much of its first level a loss has come down by, at each of its steps; 0.5 is half, negative is worse.
 
@@ -73,6 +75,7 @@ def _chance(history: History, start: float) -> float:
     return chance if start < 4 * chance else float("nan")
 
 
+@remembered
 def chance_level(history: History, until: float = math.inf) -> float | None:
     """The loss of the best constant answer, for a criterion whose floor is 0; ``None`` where it cannot be told.
 
@@ -94,6 +97,7 @@ def chance_level(history: History, until: float = math.inf) -> float | None:
     return None
 
 
+@remembered
 def label_shares(history: History, until: float = math.inf) -> Array | None:
     """How often each class was asked for, 0 to 1; ``None`` where that was not counted."""
     if "label_share" not in history:
@@ -104,6 +108,7 @@ def label_shares(history: History, until: float = math.inf) -> Array | None:
     return np.asarray(rows.mean(axis=0)) if len(rows) else None
 
 
+@remembered
 def reconstructs(history: History) -> bool:
     """Whether the targets are the inputs: then nothing about them is noise, and all of them can be explained."""
     pairs = (("input/std", "target/std"), ("input/min", "target/min"), ("input/max", "target/max"))
@@ -112,6 +117,7 @@ def reconstructs(history: History) -> bool:
     return spread > 0 and all(abs(a - b) < 0.1 * spread for a, b in known)
 
 
+@remembered
 def _measured(history: History, name: str, until: float = math.inf) -> float:
     if name not in history:
         return float("nan")
@@ -127,6 +133,7 @@ ADVERSARIES = re.compile(
 """Names that series have where players compete, or where an agent's own data moves the loss."""
 
 
+@remembered
 def adversarial(history: History) -> bool:
     """Whether players compete (several optimizers, losses of several players) or an agent makes its own data.
 
@@ -150,6 +157,7 @@ def rate_at(history: History, steps: NDArray[np.int64]) -> Array:
     return np.where(place >= 0, rates[np.maximum(place, 0)], np.nan)
 
 
+@remembered
 def update_size(history: History, until: float = math.inf) -> float | None:
     """|update| / |weight| of the weight matrices that move, the median over them and the newer half of the steps."""
     if "update_ratio" not in history:
@@ -163,6 +171,7 @@ def update_size(history: History, until: float = math.inf) -> float | None:
     return float(np.median(moving)) if moving.size else None
 
 
+@remembered
 def never_moved_by(history: History, limit: float, until: float = math.inf) -> bool:
     """Whether |update| / |weight| stayed below ``limit`` in nine of ten measured steps; False where it is not known."""
     if "update_ratio" not in history:
@@ -265,7 +274,30 @@ def medians(rows: Array) -> Array:
 
 def median(values: Array) -> float:
     """The median of the finite values, NaN if there are none."""
-    return float(medians(values[None, :])[0]) if len(values) else float("nan")
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def together(history: History, first: str, second: str) -> tuple[NDArray[np.int64], Array, Array]:
+    """Two series at the steps that have both."""
+    a, b = history.series(first), history.series(second)
+    if np.array_equal(a.steps, b.steps) and (np.diff(a.steps) > 0).all():
+        return a.steps, a.values, b.values
+    steps, of_a, of_b = np.intersect1d(a.steps, b.steps, return_indices=True)
+    return steps, a.values[of_a], b.values[of_b]
+
+
+def least_of_newest(values: Array, window: int) -> Array:
+    """For each value the smallest of it and those before it, ``window`` in all, NaN left out."""
+    size, least = 1, values
+    while 2 * size <= window:
+        least, size = _with_earlier(least, size), 2 * size
+    return _with_earlier(least, window - size)
+
+
+def _with_earlier(values: Array, lag: int) -> Array:
+    earlier = np.concatenate([np.full(min(lag, len(values)), np.nan), values[: max(0, len(values) - lag)]])
+    return np.asarray(np.fmin(values, earlier))
 
 
 def gone(curve: Array) -> tuple[float, float]:
@@ -284,6 +316,7 @@ def gone(curve: Array) -> tuple[float, float]:
     return median(third) - median(last), max(by_values, by_blocks)
 
 
+@remembered
 def correct_by_chance(history: History, until: float) -> float:
     """Accuracy of always naming the commonest class, 0 to 1; NaN where labels were not counted."""
     shares = label_shares(history, until)
@@ -299,6 +332,7 @@ def newest(history: History, name: str, until: float, share: float = 0.5) -> Arr
     return np.asarray(values[int(len(values) * (1 - share)) :][np.isfinite(values[int(len(values) * (1 - share)) :])])
 
 
+@remembered
 def beats_chance(history: History, until: float, *, trained: bool = True) -> bool:
     """Whether the accuracy, in training or on data apart, lies above that of the commonest class beyond doubt.
 

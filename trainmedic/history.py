@@ -117,12 +117,16 @@ class LayerTable(NamedTuple):
 
     def latest(self) -> list[tuple[str, float]]:
         """Each layer with its newest measured value, layers never measured left out."""
-        measured = ~np.isnan(self.values)
-        return [
-            (layer, float(self.values[np.flatnonzero(measured[:, i])[-1], i]))
-            for i, layer in enumerate(self.layers)
-            if measured[:, i].any()
-        ]
+        values = LayerTable(self.steps[::-1], self.layers, self.values[::-1]).first()[1]
+        return [(layer, float(value)) for layer, value in zip(self.layers, values, strict=True) if value == value]
+
+    def first(self, since: int = 0) -> tuple[NDArray[np.int64], Array]:
+        """Per layer the step and the value of its first measurement from row ``since`` on; NaN where there is none."""
+        rows = self.values[since:]
+        if not len(rows):
+            return np.zeros(len(self.layers), dtype=np.int64), np.full(len(self.layers), np.nan)
+        place = np.argmax(~np.isnan(rows), axis=0)
+        return self.steps[since + place], rows[place, np.arange(rows.shape[1])].astype(np.float64)
 
     def column(self, layer: str) -> Series:
         """The measured values of one layer."""

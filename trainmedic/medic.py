@@ -24,6 +24,7 @@ from trainmedic.hooks.probe import Probe
 from trainmedic.hooks.safe_point import SafePoint
 from trainmedic.hooks.schedule import Schedule
 from trainmedic.logged import Logged, scalar
+from trainmedic.moments import Moments
 from trainmedic.remedies.change import Treatment
 from trainmedic.remedies.run import Run
 from trainmedic.reports.report import Report
@@ -36,9 +37,6 @@ T = TypeVar("T")
 
 RAISE_ERRORS = False
 """The medic's own tests set this: an error inside it is then raised instead of told once."""
-
-FIRST_JUDGEMENT = 10
-"""Steps after which the rules judge for the first time; later every twentieth of the steps so far, never less."""
 
 
 class Medic:
@@ -76,7 +74,7 @@ class Medic:
         self._logs_before_step: bool | None = None
         self._findings: dict[tuple[int, tuple[str, str]], Finding] = {}  # by first step judged, and key
         self._checked: set[str] = set()
-        self._next_judgement = FIRST_JUDGEMENT
+        self._moments = Moments()
         self._off: set[str] = set()
         self._closed = False
         self._process = os.getpid()
@@ -143,7 +141,8 @@ class Medic:
             self._take(at, f"{prefix}/{metric}", float(scalar(metric, value)))
             if f"{prefix}/{metric}" == self.monitor:
                 self._do("treating", self._treating.keep_best, self.history.series(self.monitor).values[-1], self.mode)
-        self._judge()
+        if self._moments.evaluated():
+            self._judge()
 
     def batches(self, loader: Any) -> Batches:
         """``loader``, seen through: times the waiting for data, keeps a few batches, marks where changes are safe."""
@@ -213,13 +212,13 @@ class Medic:
         self.history.record(snapshot)
         self._write("series", snapshot.step, snapshot.values)
         if snapshot.values.get("gradient/nonfinite"):
-            self._next_judgement = min(self._next_judgement, snapshot.step)
+            self._moments.alarm(snapshot.step)
 
     def _step_ended(self, step: int) -> None:
         self._do("recording", self._flush)
-        if step >= self._next_judgement:
+        if self._moments.due(step):
             self._judge()
-            self._next_judgement = step + max(FIRST_JUDGEMENT, step // 20)
+            self._moments.judged(step)
         self._iterating = max(0, self._iterating - 1)
         if self.fix != "off":
             self._do("treating", self._treating.watch_trial, self.history, step)
@@ -252,7 +251,7 @@ class Medic:
     def _take(self, step: int, name: str, value: float) -> None:
         self.history.add(name, step, value)
         if name.endswith("/loss") and value - value != 0:
-            self._next_judgement = min(self._next_judgement, step)
+            self._moments.alarm(step)
         self._write("series", step, {name: value})
 
     def _judge(self) -> Diagnosis:
@@ -299,7 +298,7 @@ class Medic:
         self._probe.refresh()
         self.history.architecture = self._probe.architecture
         self._probe.activations.forget_units()
-        self._next_judgement = self._probe.step + FIRST_JUDGEMENT
+        self._moments.restart(self._probe.step)
 
     def _decided(self, treatment: Treatment) -> None:
         self._write("treatment", treatment)

@@ -1,5 +1,6 @@
 """TM303: weights drawn so small, so large or so alike that the first layers cannot be trained."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -7,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, chance, gains, matrices, moved
+from trainmedic.diagnose.course import chance, course_of, gains, matrices, moved
 from trainmedic.history import History, Layer, LayerTable
 
 _CLASSES = {"classes": 10, "loss": "CrossEntropyLoss", "reduction": "mean"}
@@ -187,29 +188,30 @@ class BadInitialization(Rule):
         if "equal_units" not in history or "weight_norm" not in history:
             return None
         table, norms = history.layers("equal_units"), history.layers("weight_norm")
-        judged, hit, step = 0, [], -1
-        for i in matrices(history, table):
+        sizes = {name: both for name, *both in zip(norms.layers, *norms.first(), strict=True)}
+        steps, shares = table.first()
+        judged, step = 0, -1
+        hit: dict[str, float] = {}
+        for i in matrices(history, table).tolist():
             name = table.layers[i]
-            shape = history.architecture[name].shape
-            steps, shares = table.column(name)
-            if np.prod(shape[1:]) < 4 or not len(shares) or name not in norms.layers:
+            if math.prod(history.architecture[name].shape[1:]) < 4 or np.isnan(shares[i]) or name not in sizes:
                 continue
             judged += 1
-            size = norms.column(name).values
-            if shares[0] >= self.alike and len(size) and size[0] > 0:
-                hit.append(name)
-                step = max(step, int(steps[0]), int(norms.column(name).steps[0]))
+            since, size = sizes[name]
+            if shares[i] >= self.alike and size > 0:
+                hit[name] = float(shares[i])
+                step = max(step, int(steps[i]), int(since))
         if len(hit) < 2 or 2 * len(hit) <= judged:
             return None
         message = f"nearly all units of {len(hit)} of {judged} weight matrices are equal to another: they stay one unit"
         limit = 100 * self.alike
         return (
             step,
-            hit,
+            list(hit),
             message,
             [
-                Evidence(name=f"equal units of {name}", value=100 * table.column(name).values[0], limit=limit, unit="%")
-                for name in hit[:5]
+                Evidence(name=f"equal units of {name}", value=100 * share, limit=limit, unit="%")
+                for name, share in list(hit.items())[:5]
             ],
         )
 
@@ -231,7 +233,7 @@ class BadInitialization(Rule):
     def _nothing_learnt(self, history: History, wait: int) -> bool:
         if "train/loss" not in history:
             return False
-        course = Course(history)
+        course = course_of(history)
         return bool(len(course)) and course.places[-1] + 1 >= wait and not course.progress[-1] >= self.learnt
 
     def _harmed(self, history: History) -> bool:
@@ -266,12 +268,11 @@ def _torn(history: History, step: int) -> bool:
 
 def _first(table: LayerTable) -> tuple[int, str, float]:
     """The layer with the largest first measured value, that step and that value."""
-    best = (0, "", -np.inf)
-    for layer in table.layers:
-        steps, values = table.column(layer)
-        if len(values) and values[0] > best[2]:
-            best = int(steps[0]), layer, float(values[0])
-    return best
+    steps, values = table.first()
+    if np.isnan(values).all():
+        return 0, "", -np.inf
+    i = int(np.nanargmax(values))
+    return int(steps[i]), table.layers[i], float(values[i])
 
 
 def _spread(history: History, *, lowest: bool) -> tuple[float, int, tuple[str, str]]:
@@ -291,11 +292,12 @@ def _spread(history: History, *, lowest: bool) -> tuple[float, int, tuple[str, s
     if len(known) < 2:
         return 1.0, 0, ("", "")
     names = [layer for _, layer in sorted(known)]
-    columns = [table.column(name) for name in names]
-    if not all(len(column.values) for column in columns) or not 0 < columns[0].values[0] < np.inf:
+    place = {layer: i for i, layer in enumerate(table.layers)}
+    steps, first = (both[[place[name] for name in names]] for both in table.first())
+    if np.isnan(first).any() or not 0 < first[0] < np.inf:
         return 1.0, 0, ("", "")
     with np.errstate(all="ignore"):
-        ratios = np.array([column.values[0] for column in columns[1:]]) / columns[0].values[0]
+        ratios = first[1:] / first[0]
     ratios = np.where(np.isfinite(ratios) & (ratios > 0), ratios, 1.0)  # exactly zero is dead or so on purpose
     i = int(np.argmin(ratios) if lowest else np.argmax(ratios))
-    return float(ratios[i]), int(columns[i + 1].steps[0]), (names[0], names[i + 1])
+    return float(ratios[i]), int(steps[i + 1]), (names[0], names[i + 1])

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import streak
+from trainmedic.diagnose.robust import together
 from trainmedic.history import History
 
 
@@ -46,9 +47,7 @@ class DataStarved(Rule):
     patience: int = Field(2, ge=1, description="blocks, at least (one may be another process's doing)")
 
     def check(self, history: History) -> Iterator[Finding]:
-        data, step = history.series("time/data"), history.series("time/step")
-        steps, first, second = np.intersect1d(data.steps, step.steps, return_indices=True)
-        waits, times = data.values[first], step.values[second]
+        steps, waits, times = together(history, "time/data", "time/step")
         with np.errstate(all="ignore"):
             credible = np.isfinite(waits) & np.isfinite(times) & (waits >= 0) & (waits < times) & (times < 1e6)
         credible &= steps >= history.first_step + self._start(history)

@@ -69,7 +69,9 @@ class DeadRelu(Rule):
         works, end = _state(history)
         limit = self.dead_units_working if works else self.dead_units
         hit: list[tuple[float, str, int, int]] = []
-        for layer in table.layers:
+        with np.errstate(invalid="ignore"):
+            ever = np.flatnonzero((table.values > limit).any(axis=0))
+        for layer in (table.layers[i] for i in ever):
             steps, shares = table.column(layer)
             steps, shares = steps[steps < end], shares[steps < end]
             if len(shares) < self.patience or not (shares[-self.patience :] > limit).all():

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, matrices, several, streak
+from trainmedic.diagnose.course import Course, course_of, matrices, several, streak
 from trainmedic.diagnose.robust import Array, medians
 from trainmedic.history import History, Layer
 
@@ -73,7 +73,7 @@ class ExcessiveWeightDecay(Rule):
         decay = _option(history, "weight_decay")
         if several(history) or not 0 < decay < np.inf:
             return
-        course = Course(history)
+        course = course_of(history)
         steps, shares = _shares(history)
         if not len(course) or not len(steps):
             return

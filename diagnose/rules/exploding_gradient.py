@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import Array, medians, often, preceding_median, progress
+from trainmedic.diagnose.robust import Array, least_of_newest, medians, often, preceding_median, progress, together
 from trainmedic.history import History, Layer
 
 
@@ -76,7 +75,7 @@ class ExplodingGradient(Rule):
     )
 
     def check(self, history: History) -> Iterator[Finding]:
-        steps, norms, losses = _aligned(history)
+        steps, norms, losses = together(history, "gradient/norm", "train/loss")
         if len(steps) < 2 or not np.isfinite(losses).any():
             return
         usual, usual_loss = _lowest(norms, self.window), _lowest(losses, self.window)
@@ -86,10 +85,10 @@ class ExplodingGradient(Rule):
             new = norms > self.beyond * _largest_before(norms, self.spell)
             lost = (losses > self.loss_growth * np.abs(usual_loss)) & (losses > first)
         bad = ~np.isfinite(norms) | ~np.isfinite(losses)
-        together = np.flatnonzero(often(big & new & lost & ~bad, self.patience, self.spell))
+        grown = np.flatnonzero(often(big & new & lost & ~bad, self.patience, self.spell))
         big |= np.isin(steps, self._torn(history))
         broken = np.flatnonzero(bad[1:] & (big & ~bad)[:-1]) + 1
-        ends = np.concatenate([together[:1], broken[:1]])
+        ends = np.concatenate([grown[:1], broken[:1]])
         if not len(ends):
             return
         end = int(ends.min())
@@ -189,18 +188,9 @@ class ExplodingGradient(Rule):
     )
 
 
-def _aligned(history: History) -> tuple[NDArray[np.int64], Array, Array]:
-    """Gradient norms and losses at the steps that have both."""
-    norm, loss = history.series("gradient/norm"), history.series("train/loss")
-    steps, first, second = np.intersect1d(norm.steps, loss.steps, return_indices=True)
-    return steps, norm.values[first], loss.values[second]
-
-
 def _lowest(values: Array, window: int) -> Array:
     """For each value the lowest of the medians that preceded the last ``window`` values: no rise hides itself."""
-    medians = preceding_median(values, window)
-    padded = np.concatenate([np.full(window - 1, np.nan), medians])
-    return np.asarray(np.fmin.reduce(sliding_window_view(padded, window), axis=1))
+    return least_of_newest(preceding_median(values, window), window)
 
 
 def _largest_before(values: Array, lag: int) -> Array:

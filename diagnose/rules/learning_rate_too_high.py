@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, gains, matrices, moved, several, streak
+from trainmedic.diagnose.course import Course, course_of, gains, matrices, moved, several, streak
 from trainmedic.diagnose.robust import Array, median
 from trainmedic.diagnose.rules.noisy_gradient import NoisyGradient
 from trainmedic.history import History, Layer
@@ -111,7 +111,7 @@ class LearningRateTooHigh(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         if several(history) or history.facts.get("optimizer") == "LBFGS":
             return
-        course = Course(history)
+        course = course_of(history)
         steps, updates = moved(history)
         steps, updates = steps[~np.isnan(updates)], updates[~np.isnan(updates)]
         if not len(course) or not len(steps):

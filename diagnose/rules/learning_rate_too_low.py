@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, chance, moved, several, streak
+from trainmedic.diagnose.course import Course, chance, course_of, moved, several, streak
 from trainmedic.diagnose.robust import Array, medians
 from trainmedic.history import History, Layer
 
@@ -73,7 +73,7 @@ class LearningRateTooLow(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         if several(history) or history.facts.get("optimizer") == "LBFGS" or _tuned_finely(history):
             return
-        course = Course(history)
+        course = course_of(history)
         if not len(course) or course.start < self.pretrained * chance(history) < np.inf:
             return
         path, pace, total = _paths(history, course.steps)

@@ -87,11 +87,13 @@ class MissingZeroGrad(Rule):
         steps, values = history.series("gradient/carried")
         valid = (values >= 0) & (values < 1)  # 1: nothing was added
         steps, values = steps[valid], values[valid]
+        if median(values[-self.window :]) <= 0.5:  # not any longer
+            return
         full = _medians(values, self.window) >= self.carried
         piled = full & in_a_row((values > 0.5) & self._alike(history, steps), self.window)
         found = np.flatnonzero(piled)
         recent = values[-self.window :]
-        if not len(found) or median(recent) <= 0.5:  # never, or no longer
+        if not len(found):
             return
         end = int(found[0])
         light = np.flatnonzero(values[:end] <= 0.5)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, matrices, several
+from trainmedic.diagnose.course import course_of, matrices, several
 from trainmedic.diagnose.robust import Array, median, medians
 from trainmedic.history import History, Layer
 
@@ -168,7 +168,7 @@ class NoisyGradient(Rule):
         return None if not trend.pvalue > self.significance else (share, cosine)
 
     def _progress(self, history: History, steps: NDArray[np.int64], losses: Array, level: float) -> bool:
-        start = Course(history).start
+        start = course_of(history).start
         return bool(np.isfinite(start) and self.learnt * abs(start) < start - level < self.works * abs(start))
 
     sick: ClassVar = (

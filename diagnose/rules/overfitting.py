@@ -1,5 +1,6 @@
 """TM501: validation gets worse while training gets better."""
 
+import itertools
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import Array, noise
+from trainmedic.diagnose.robust import Array, noise, thinned
 from trainmedic.history import History, Series
 
 MEDIAN_OVER_MEAN = 1.2533
@@ -156,9 +157,9 @@ class Overfitting(Rule):
     def _training_fell(self, history: History, best: int, now: int) -> bool:
         """Whether the training loss of the second half of the time since the best evaluation is below the first's."""
         steps, values = history.series("train/loss")
-        middle = (best + now) / 2
-        first = values[(steps > best) & (steps <= middle) & np.isfinite(values)]
-        second = values[(steps > middle) & (steps <= now) & np.isfinite(values)]
+        ends = np.searchsorted(steps, [best, (best + now) // 2, now], side="right")
+        first, second = (values[begin:end] for begin, end in itertools.pairwise(ends))
+        first, second = (thinned(part[np.isfinite(part)]) for part in (first, second))
         if not len(first) or not len(second):
             return False
         fell = float(np.median(first) - np.median(second))

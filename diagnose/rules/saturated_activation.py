@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, gains, several
+from trainmedic.diagnose.course import course_of, gains, several
 from trainmedic.history import History, Layer
 
 
@@ -79,7 +79,7 @@ class SaturatedActivation(Rule):
     wait: int = Field(50, ge=10, description="losses (it may free itself)")
 
     def check(self, history: History) -> Iterator[Finding]:
-        course = Course(history)
+        course = course_of(history)
         if not len(course):
             return
         alone = not several(history) and int(course.places[-1]) + 1 >= self.wait

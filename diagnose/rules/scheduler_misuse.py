@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, several, streak
+from trainmedic.diagnose.course import Course, course_of, several, streak
 from trainmedic.diagnose.robust import Array
 from trainmedic.history import History
 
@@ -76,7 +76,7 @@ class SchedulerMisuse(Rule):
         at, rates = history.series("optimizer/learning_rate")
         known = np.isfinite(rates) & (rates >= 0)
         steps, rates = at[known].astype(np.float64) - history.first_step, rates[known]
-        course = Course(history)
+        course = course_of(history)
         if len(rates) < 10 or not len(course) or several(history):
             return
         given = history.facts.get("total_steps")

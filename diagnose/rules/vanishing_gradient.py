@@ -1,5 +1,6 @@
 """TM201: gradients die on the way to the first layers."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -103,7 +104,7 @@ class VanishingGradient(Rule):
         loss_steps, come_down = progress(history)
         if not len(loss_steps) or come_down[-1] > self.done:
             return
-        if come_down[-1] > self.works and not self._flat(loss_steps, come_down)[-1]:
+        if come_down[-1] > self.works and not self._flat(loss_steps, come_down, np.array([-1]))[0]:
             return
         for layers in _stacks(history):
             if len(layers) >= self.least_layers:
@@ -120,7 +121,7 @@ class VanishingGradient(Rule):
             dies = lost > self.decades
         began = np.maximum.accumulate(np.where(dies, 0, np.arange(len(dies)) + 1))  # per row, where its spell began
         since = steps[np.minimum(began, len(steps) - 1)]
-        flat = self._flat(loss_steps, come_down)[np.maximum(here, 0)] & (steps - since >= (steps - loss_steps[0]) / 2)
+        flat = self._flat(loss_steps, come_down, np.maximum(here, 0)) & (steps - since >= (steps - loss_steps[0]) / 2)
         stands = (come_down[np.maximum(here, 0)] < self.still) | flat | self._starved(history, layers, steps)
         late = (here >= 0) & (steps >= steps[0] + self.steps)
         ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
@@ -146,12 +147,12 @@ class VanishingGradient(Rule):
             ],
         )
 
-    def _flat(self, steps: NDArray[np.int64], come_down: Array) -> NDArray[np.bool_]:
-        """At which steps of the loss next to nothing of it has gone since half time, after twice the ordinary start."""
-        half = np.searchsorted(steps, (steps + steps[0]) // 2)
+    def _flat(self, steps: NDArray[np.int64], come_down: Array, at: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """At which of these places next to nothing of the loss has gone since half time, long after the start."""
+        half = np.searchsorted(steps, (steps[at] + steps[0]) // 2)
         with np.errstate(divide="ignore", invalid="ignore"):
-            gone = (come_down - come_down[half]) / (1 - come_down[half])
-        return np.asarray((gone < self.still) & (steps - steps[0] >= 2 * self.steps))
+            gone = (come_down[at] - come_down[half]) / (1 - come_down[half])
+        return np.asarray((gone < self.still) & (steps[at] - steps[0] >= 2 * self.steps))
 
     def _heals(self, lost: Array) -> bool:
         """Whether the gap is closing by itself: it is smaller now than at half time."""
@@ -210,16 +211,17 @@ def _profile(history: History, layers: list[Layer]) -> tuple[NDArray[np.int64], 
     """Root mean square gradients that arrive at each layer (measured steps x layers), NaN where there is none."""
     table = history.layers("gradient_norm")
     column = {name: i for i, name in enumerate(table.layers)}
-    sizes = np.full((len(table.steps), len(layers)), np.nan)
     biases: dict[str, list[Layer]] = defaultdict(list)
     for name, layer in history.architecture.items():
         module, _, own = name.rpartition(".")
         if own.startswith("bias") and name in column:
             biases[module].append(layer)
-    for i, layer in enumerate(layers):
-        for one in (layer, *biases[layer.name.rpartition(".")[0]]):
-            size = table.values[:, column[one.name]] / max(1.0, float(np.prod(one.shape))) ** 0.5
-            sizes[:, i] = np.fmax(sizes[:, i], size)
+    groups = [[layer, *biases[layer.name.rpartition(".")[0]]] for layer in layers]
+    every = [one for group in groups for one in group]
+    elements = np.array([max(1.0, math.prod(one.shape)) for one in every])
+    each = table.values[:, [column[one.name] for one in every]] / elements**0.5
+    starts = np.cumsum([0, *map(len, groups[:-1])])
+    sizes = np.fmax.reduceat(each, starts, axis=1) if len(every) else np.full((len(table.steps), 0), np.nan)
     sizes[~(np.isfinite(sizes) & (sizes > 0))] = np.nan
     return table.steps, sizes
 
