@@ -51,6 +51,11 @@ def render(*reports: Report, width: int | None = None, color: bool = False) -> s
 
     One report is shown in full. Of several each has a line, in the given order, and those with findings follow in full.
     """
+    return printed(_all_parts(reports), width=width, color=color)
+
+
+def printed(parts: Iterable[RenderableType], width: int | None = None, color: bool = False) -> str:
+    """What rich prints of ``parts``, as text. Nothing in them is taken for markup."""
     file = io.StringIO()
     console = Console(
         file=file,
@@ -60,33 +65,35 @@ def render(*reports: Report, width: int | None = None, color: bool = False) -> s
         no_color=not color,
         legacy_windows=False,
     )
-    if len(reports) > 1:
-        _show_summaries(reports, console)
-    for report in reports if len(reports) == 1 else [report for report in reports if report.findings]:
-        show(report, console)
-        if len(reports) > 1:
-            console.print()
+    for part in parts:
+        console.print(part, markup=False, highlight=False, emoji=False, crop=False)
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip().split("\n")) + "\n"
 
 
-def _show_summaries(reports: Sequence[Report], console: Console) -> None:
+def _all_parts(reports: Sequence[Report]) -> Iterator[RenderableType]:
+    if len(reports) == 1:
+        yield from _parts(reports[0])
+        return
     for report in reports[:SUMMARIES]:
-        console.print(summary(report), no_wrap=True, overflow="ignore", crop=False)
+        yield summary(report)
     if len(reports) > SUMMARIES:
-        console.print(f"and {len(reports) - SUMMARIES:,} more runs", highlight=False)
-    console.print()
-
-
-def show(report: Report, console: Console) -> None:
-    """Print the report on ``console``."""
-    for part in _parts(report):
-        console.print(part, markup=False, highlight=False, emoji=False, crop=False)
+        yield f"and {len(reports) - SUMMARIES:,} more runs"
+    yield ""
+    for report in reports:
+        if report.findings:
+            yield from _parts(report)
+            yield ""
 
 
 def summary(report: Report) -> Text:
     """One line of a list of runs: severity, path, findings at the root."""
     name = report.severity.value if report.severity else "fine" if report.checked else "not judged"
-    text = Text(f"{name:<10} ", style=STYLES[report.severity] if report.checked or report.findings else "bold magenta")
+    text = Text(
+        f"{name:<10} ",
+        no_wrap=True,
+        overflow="ignore",
+        style=STYLES[report.severity] if report.checked or report.findings else "bold magenta",
+    )
     text.append(printable(report.path) or "this run", style="default not bold")
     if report.findings:
         text.append(": " + listed(grouped(report.roots), 2), style="not bold")

@@ -51,6 +51,18 @@ def number(value: float | None) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
+def measured(value: float, margin: float) -> str:
+    """A number with the digits that its ``margin`` of error leaves to it: down to its second one, three at least."""
+    if not math.isfinite(value) or not math.isfinite(margin) or margin <= 0 or value == 0:
+        return number(value)
+    digits = math.floor(math.log10(abs(value))) - math.floor(math.log10(margin)) + 2
+    digits = min(max(digits, 3), 8)
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    if abs(value) >= 1e7 or abs(value) < 1e-4:
+        return number(float(f"{value:.{digits}g}"))
+    return f"{value:,.{max(decimals, 0)}f}"
+
+
 def amount(value: float | None, unit: str = "") -> str:
     """A number with its unit; ``x`` follows it directly, a word after a space; only a dash where there is none."""
     if value is None:
@@ -98,8 +110,10 @@ def columns(treatment: Treatment) -> tuple[str, str]:
 
 
 def share(value: float) -> str:
-    """A share of one, in per cent: two significant digits say enough."""
-    return f"{100 * value:.2g} %" if math.isfinite(value) else number(value)
+    """A share of one, in per cent: two significant digits say enough (``0.83 %``, ``5.7 %``, ``129 %``)."""
+    if not math.isfinite(value):
+        return number(value)
+    return f"{100 * value:,.0f} %" if abs(value) >= 0.1 else f"{100 * value:.2g} %"
 
 
 def tried(treatment: Treatment) -> str:
