@@ -178,7 +178,7 @@ def label(place: int) -> str:
 
 
 def _entries(reports: Sequence[Report]) -> tuple[Entry, ...]:
-    paths = [report.path or "this run" for report in reports]
+    paths = [_place(report) for report in reports]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths]) if _share_a_root(paths) else ""
     short = [os.path.relpath(path, shared) if shared else path for path in paths]
     named = [
@@ -186,6 +186,12 @@ def _entries(reports: Sequence[Report]) -> tuple[Entry, ...]:
         for name, report in zip(short, reports, strict=True)
     ]
     return tuple(Entry(label(i), name, report) for i, (name, report) in enumerate(zip(named, reports, strict=True)))
+
+
+def _place(report: Report) -> str:
+    """Where a run lies: its directory, where the file has a name that no person gave it."""
+    folder, file = os.path.split(report.path)
+    return (folder if folder and "tfevents" in file else report.path) or "this run"
 
 
 def _share_a_root(paths: Sequence[str]) -> bool:

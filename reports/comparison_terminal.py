@@ -9,8 +9,8 @@ from rich.text import Text
 
 from trainmedic.diagnose import Finding
 from trainmedic.history import Series
-from trainmedic.reports.comparison import Comparison, Metric, Standing
-from trainmedic.reports.conclusion import SEEDS, conclusion, gap, since
+from trainmedic.reports.comparison import Comparison, Metric
+from trainmedic.reports.conclusion import SEEDS, against, conclusion, short
 from trainmedic.reports.plot import SEVERAL, overlay
 from trainmedic.reports.terminal import STYLES, WIDTH, printed
 from trainmedic.reports.wording import listed, number, printable
@@ -89,20 +89,10 @@ def _ranking(metric: Metric) -> Iterator[RenderableType]:
             number(standing.end),
             number(standing.best),
             f"{standing.best_step:,}",
-            Text(_against(standing), overflow="fold"),
+            Text(against(standing), overflow="fold"),
         )
     yield Text()
     yield table
-
-
-def _against(standing: Standing) -> str:
-    found = standing.against
-    if found is None:
-        return "-"
-    if not found.verdict:
-        return found.reason if found.reason != "within noise" else f"no difference beyond noise ({gap(found)})"
-    side = "worse" if found.verdict < 0 else "better"
-    return f"{side} by {gap(found)}, {since(found)}"
 
 
 def _other_metrics(metrics: Sequence[Metric]) -> Iterator[RenderableType]:
@@ -110,19 +100,12 @@ def _other_metrics(metrics: Sequence[Metric]) -> Iterator[RenderableType]:
         return
     table = _table("metric", "best", "ended at", "others")
     for metric in metrics:
-        others = "; ".join(f"{s.label} {number(s.end)} {_short(s)}" for s in metric.standings[1:5])
+        others = "; ".join(f"{s.label} {number(s.end)} {short(s)}" for s in metric.standings[1:5])
         more = len(metric.standings) - 5
         others += f"; and {more:,} more" if more > 0 else ""
         table.add_row(Text(printable(metric.name), overflow="fold"), metric.best.label, number(metric.best.end), others)
     yield Text("\nother metrics", style="bold")
     yield Padding(table, (0, 0, 0, 2))
-
-
-def _short(standing: Standing) -> str:
-    found = standing.against
-    assert found is not None
-    words = {-1: "worse", 0: "within noise" if found.reason.startswith("within") else "undecided", 1: "better"}
-    return "the same" if found.reason.startswith("the same") else words[found.verdict]
 
 
 def _settings(comparison: Comparison) -> Iterator[RenderableType]:

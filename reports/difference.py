@@ -4,7 +4,7 @@ The two curves are brought to common steps, within the range that both cover. Wh
 difference over the end of that range. Its standard error comes from the second half of the difference, without its
 straight trend: the spectrum of the noise at the lowest frequencies (equal-weighted cosines: Lazarus, Lewis, Stock and
 Watson 2018, "HAR Inference: Recommendations for Practice", J. Business & Economic Statistics 36:4), over as many
-frequencies as the correlation of neighbours leaves flat, and at most their 0.4 n^(2/3). So a curve that wanders slowly
+frequencies as the correlation of neighbours leaves flat, and at most n^(2/3) of them. So a curve that wanders slowly
 counts as the few independent values that it holds.
 
 What this cannot know is what another seed would give: it is the noise within these two runs.
@@ -21,7 +21,7 @@ from trainmedic.history import Series
 ALPHA = 0.05
 """Share of equal runs, at most, that are called different: met where neighbours correlate by up to 0.8, from 8 values
 on (`tests/reports/test_difference.py` draws them)."""
-NOMINAL = 0.01
+NOMINAL = 0.008
 """What the test is asked for, to keep ``ALPHA``: few values do not show how much their neighbours correlate."""
 LEAST = 8
 """Common values, below which noise and difference cannot be told apart."""
@@ -35,6 +35,7 @@ SPIKE = 5.0
 FLAT = 0.5
 """Frequencies at which the noise of neighbours that correlate by r is flat: up to this times (1 - r) / sqrt(r)."""
 MAD_TO_SIGMA = 1.4826
+WITHIN_NOISE = "within noise"
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -122,7 +123,7 @@ def difference(a: Series, b: Series, better: int, comparisons: int = 1) -> Diffe
     p_value = min(1.0, _p_value(advantage, error, freedom) * ALPHA / NOMINAL * max(1, comparisons))
     visible = abs(advantage) >= VISIBLE * max(abs(level_a), abs(level_b))
     if not visible or abs(advantage) <= margin:
-        reason = "within noise" if visible else "the same to three digits"
+        reason = WITHIN_NOISE if 0 < abs(advantage) <= margin else "the same to three digits"
         return Difference(
             level_a, level_b, advantage, margin, p_value, 0, None, None, *_range(pairs), len(steps), reason
         )
@@ -164,7 +165,7 @@ def _flat_frequencies(noise: Floats) -> int:
     likely = seen + (2 + 4 * max(seen, 0.0)) / count
     high = min(max(likely + math.sqrt(max(1 - likely**2, 0.0) / count), 1e-9), 0.99)
     flat = FLAT * (1 - high) / math.sqrt(high) * count / math.pi - 1
-    return max(2, min(int(0.4 * count ** (2 / 3)), int(flat)))
+    return max(2, min(int(count ** (2 / 3)), int(flat)))
 
 
 def _cosines(noise: Floats, count: int) -> Floats:

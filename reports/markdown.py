@@ -40,7 +40,7 @@ BREAK = "&#8203;"
 def render(*reports: Report) -> str:
     """Reports as one Markdown text of at most ``LIMIT`` bytes; of several a table first, then those with findings."""
     one = len(reports) == 1
-    return _bounded(_run(reports[0], f"### trainmedic: {_title(reports[0])}") if one else _runs(reports))
+    return bounded(_run(reports[0], f"### trainmedic: {_title(reports[0])}") if one else _runs(reports))
 
 
 def text(given: str) -> str:
@@ -50,7 +50,7 @@ def text(given: str) -> str:
 
 
 def span(given: str) -> str:
-    """``given`` as a code span, whatever it holds. Not for tables, where a bar would end the cell: see ``_cell``."""
+    """``given`` as a code span, whatever it holds. Not for tables, where a bar would end the cell: see :func:`cell`."""
     content = printable(_clipped(given))
     longest = max(map(len, re.findall(r"`+", content)), default=0)
     fence = "`" * (longest + 1)
@@ -58,7 +58,7 @@ def span(given: str) -> str:
     return f"{fence}{space}{content}{space}{fence}"
 
 
-def _cell(given: str) -> str:
+def cell(given: str) -> str:
     """``given`` as a code span in a table; as text where it holds a bar, which no code span can hide for sure."""
     return text(given) if "|" in given else span(given)
 
@@ -88,12 +88,12 @@ def _runs(reports: Sequence[Report]) -> Iterator[str]:
     rows = [
         (
             report.severity.value if report.severity else "fine" if report.checked else "not judged",
-            _cell(report.path or "this run"),
+            cell(report.path or "this run"),
             text(listed(grouped(report.roots), 2)),
         )
         for report in reports
     ]
-    yield _table(("", "run", "findings"), rows)
+    yield table(("", "run", "findings"), rows)
     for report in sick:
         yield from _run(report, f"#### {span(report.path or 'this run')}")
 
@@ -153,11 +153,11 @@ def _findings_table(report: Report) -> str:
             if finding.id in roots
             else f"↳ {text(finding.code)} {text(finding.name)}",
             f"{finding.step:,}",
-            _where(finding.where, 3, _cell),
+            _where(finding.where, 3, cell),
         )
         for finding in _in_order(report)
     ]
-    return _table(("", "finding", "since step", "where"), rows, align="llrl")
+    return table(("", "finding", "since step", "where"), rows, align="llrl")
 
 
 def _finding(report: Report, finding: Finding, *, opened: bool, advise: bool) -> str:
@@ -167,7 +167,7 @@ def _finding(report: Report, finding: Finding, *, opened: bool, advise: bool) ->
         for entry in finding.evidence
     ]
     if rows:
-        lines += ["", _table(("measured", "value", "limit"), rows, align="lrr")]
+        lines += ["", table(("measured", "value", "limit"), rows, align="lrr")]
     if finding.where:
         lines += ["", f"**Where:** {_where(finding.where, 8)}"]
     if finding.advice:
@@ -189,7 +189,7 @@ def _treatment(treatment: Treatment) -> str:
     lines = [text(change.summary[:1].upper() + change.summary[1:]) + ".", ""]
     rows = compared(treatment)
     if rows:
-        lines += [_table(("", *columns(treatment)), [tuple(map(text, row)) for row in rows], align="lrr"), ""]
+        lines += [table(("", *columns(treatment)), [tuple(map(text, row)) for row in rows], align="lrr"), ""]
     if tried(treatment):
         lines += [f"**Tried:** {text(tried(treatment))}", ""]
     lines += [f"**Lost:** {text(what)}: {text(why)}\n" for what, why in lost(treatment)[:ROWS]]
@@ -246,14 +246,14 @@ def _folded(title: str, content: str, *, opened: bool = False) -> str:
     return f"{start}\n<summary>{_plain_html(title)}</summary>\n\n{content}\n\n</details>"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
     rule = "|".join("--:" if side == "r" else "---" for side in align or "l" * len(head))
     lines = [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows[:ROWS])]
     more = f"\n\nAnd {len(rows) - ROWS:,} more." if len(rows) > ROWS else ""
     return "\n".join(lines) + more
 
 
-def _bounded(parts: Iterable[str]) -> str:
+def bounded(parts: Iterable[str]) -> str:
     """The blocks that fit, whole, and a line that says so where some do not."""
     shown: list[str] = []
     room = LIMIT

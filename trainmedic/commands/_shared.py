@@ -154,13 +154,20 @@ def _show_github(reports: Sequence["Report"], output: str | None, unreadable: Se
 
 
 def _show_text(reports: Sequence["Report"], output: str | None) -> None:
+    from trainmedic.reports.terminal import render
+
+    write(render(*reports, **screen_options(output)), output)
+
+
+def screen_options(output: str | None) -> dict[str, Any]:
+    """``width`` and ``color`` for text that goes to the terminal, or to a file or a pipe."""
     from rich.console import Console
 
-    from trainmedic.reports.terminal import WIDTH, render
+    from trainmedic.reports.terminal import WIDTH
 
     screen = Console()
     shown = output is None and screen.is_terminal
-    write(render(*reports, width=screen.width if shown else WIDTH, color=shown and not screen.no_color), output)
+    return {"width": screen.width if shown else WIDTH, "color": shown and screen.color_system is not None}
 
 
 def write(text: str, output: str | None) -> None:
