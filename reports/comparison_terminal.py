@@ -12,7 +12,7 @@ from trainmedic.history import Series
 from trainmedic.reports.comparison import Comparison, Metric
 from trainmedic.reports.conclusion import SEEDS, against, conclusion, short
 from trainmedic.reports.plot import SEVERAL, overlay
-from trainmedic.reports.terminal import STYLES, WIDTH, printed
+from trainmedic.reports.terminal import STYLES, WIDTH, Line, printed
 from trainmedic.reports.wording import listed, number, printable
 
 COLORS = ("blue", "dark_orange", "green", "magenta", "cyan", "red", "yellow", "bright_black")
@@ -72,13 +72,13 @@ def _picture(comparison: Comparison, metric: Metric, width: int) -> Iterator[Ren
     more = f", the best {DRAWN}" if len(metric.standings) > DRAWN else ""
     yield Text(f"{printable(metric.name)}{more} ({SEVERAL} several)", style="dim")
     for axis, drawing in lines[:-1]:
-        text = Text(f"{axis:>9} ", style="dim", no_wrap=True)
+        text = Text(f"{axis:>9} ", style="dim")
         text.append("┤" if axis else "│", style="dim")
         for character in drawing:
             text.append(character, style=f"not dim {colors.get(character, '')}".strip())
-        yield text
+        yield Line(text)
     axis, steps = lines[-1]
-    yield Text(f"{axis:>9} └{steps}", style="dim", no_wrap=True)
+    yield Line(Text(f"{axis:>9} └{steps}", style="dim"))
 
 
 def _ranking(metric: Metric) -> Iterator[RenderableType]:

@@ -46,6 +46,17 @@ class Code:
             yield Text("    " + line, style="cyan", no_wrap=True, overflow="ignore")
 
 
+class Line:
+    """One line that is never wrapped: rich forgets that of a text that it prints by itself."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.text.no_wrap, self.text.overflow = True, "ignore"
+        yield self.text
+
+
 def render(*reports: Report, width: int | None = None, color: bool = False) -> str:
     """Reports as text, ``width`` columns wide, with colours (ANSI) only if asked for.
 
@@ -75,7 +86,7 @@ def _all_parts(reports: Sequence[Report]) -> Iterator[RenderableType]:
         yield from _parts(reports[0])
         return
     for report in reports[:SUMMARIES]:
-        yield summary(report)
+        yield Line(summary(report))
     if len(reports) > SUMMARIES:
         yield f"and {len(reports) - SUMMARIES:,} more runs"
     yield ""
@@ -90,8 +101,6 @@ def summary(report: Report) -> Text:
     name = report.severity.value if report.severity else "fine" if report.checked else "not judged"
     text = Text(
         f"{name:<10} ",
-        no_wrap=True,
-        overflow="ignore",
         style=STYLES[report.severity] if report.checked or report.findings else "bold magenta",
     )
     text.append(printable(report.path) or "this run", style="default not bold")
