@@ -321,6 +321,12 @@ class Probe:
                 self._noise.add(norms)
             self._gradient_reading.send()
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that the medic took for steps of its own: it belongs neither to the run's step nor to watching it."""
+        self._last += seconds
+        self._started += seconds
+        self.schedule.spent -= seconds
+
     def _nobody_told(self) -> None:
         """A step without any word of its backward pass: of a kind not seen before. Read late, and learn again."""
         if "gradients" not in self._off:

@@ -71,3 +71,24 @@ def is_data(value: Any) -> bool:
 def is_mark(value: Any) -> bool:
     """Data on an optimizer itself; its containers are left out: they hold hooks and parameters."""
     return not isinstance(value, dict | list | tuple | deque | set | frozenset) and is_data(value)
+
+
+def copied(batch: Any) -> Any:
+    """A batch whose tensors are copies: users and models may change theirs in place."""
+    if isinstance(batch, Tensor):
+        return batch.detach().clone()
+    if isinstance(batch, dict):
+        return {key: copied(value) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        parts = [copied(part) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def size_in_bytes(batch: Any) -> int:
+    """Bytes of all tensors in a batch."""
+    if isinstance(batch, Tensor):
+        return batch.numel() * batch.element_size()
+    if isinstance(batch, dict):
+        return sum(map(size_in_bytes, batch.values()))
+    return sum(map(size_in_bytes, batch)) if isinstance(batch, list | tuple) else 0

@@ -1,7 +1,6 @@
 """``Rehearsal``: steps of a training that the medic takes by itself, on batches it kept, and that leave no trace."""
 
 import contextlib
-import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from trainmedic.errors import TrainmedicError
 from trainmedic.remedies._clocks import restore_generators
+from trainmedic.remedies._containers import copied
 from trainmedic.remedies._quiet import Notes, silence
 from trainmedic.remedies._schedulers import schedulers_of
 from trainmedic.remedies._state import State
@@ -50,13 +50,13 @@ class Form:
     """How the user's step goes, besides its loss.
 
     ``zeroes``: gradients are cleared before it. ``clip``: the norm that they are clipped to. ``parts``: batches whose
-    gradients are averaged for one step. ``scheduled``: how often each scheduler steps.
+    gradients are averaged for one step. ``scheduled``: schedulers, and how often each of them steps.
     """
 
     zeroes: bool = True
     clip: float | None = None
     parts: int = 1
-    scheduled: tuple[int, ...] = ()
+    scheduled: tuple[tuple[Any, int], ...] = ()
 
 
 class Rehearsal:
@@ -110,7 +110,7 @@ class Rehearsal:
     @contextlib.contextmanager
     def quietly(self) -> Iterator[State]:
         """Within, steps may be taken and changes made; afterwards everything is as it was. Gives the state before."""
-        run, whole = self.run, self._whole()
+        run, whole = self.run, self.whole()
         guards, asked = list(run.guards), run.stop_requested
         things = [module for model in whole.models for module in model.modules()]
         notes, state = Notes([*things, *guards]), State.capture(whole)
@@ -126,17 +126,18 @@ class Rehearsal:
                 state.restore(whole)
                 notes.restore()
 
-    def _whole(self) -> Run:
+    def whole(self) -> Run:
         """The run with all that a step moves: also a loss that holds something, and schedulers not handed over."""
         modules = [fn for fn in (self.loss_fn, self.step_fn) if isinstance(fn, nn.Module)]
         known = {id(module) for model in self.run.models for module in model.modules()}
         return dataclasses.replace(
             self.run,
             models=[*self.run.models, *(module for module in modules if id(module) not in known)],
-            schedulers=self._schedulers(),
+            schedulers=self.schedulers(),
         )
 
-    def _schedulers(self) -> list[Any]:
+    def schedulers(self) -> list[Any]:
+        """Every scheduler of the optimizers, also those inside of others, handed over or not."""
         return schedulers_of(self.run.optimizers, self.run.schedulers)
 
     def _guard(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -174,7 +175,7 @@ class Rehearsal:
             else:
                 loss = float(closure())
                 self._take(optimizer, form.clip)
-        for scheduler, times in zip(self._schedulers(), form.scheduled, strict=False):
+        for scheduler, times in form.scheduled:
             for _ in range(times):
                 scheduler.step()
         return loss
@@ -232,7 +233,7 @@ class Rehearsal:
         *,
         logged: float | None,
         clip: float | None = None,
-        scheduled: Sequence[int] = (),
+        scheduled: Sequence[tuple[Any, int]] = (),
     ) -> None:
         """Run a step of the user's again, from the state and the random numbers that it had; sets ``form``.
 
@@ -248,7 +249,7 @@ class Rehearsal:
         told = ""
         for form in _forms(len(examples), clip, tuple(scheduled)):
             with self.quietly():
-                before.restore(self._whole())
+                before.restore(self.whole())
                 restore_generators(random)
                 try:
                     loss = self._step(examples, form)
@@ -266,7 +267,7 @@ class Rehearsal:
         raise Unlike(told)
 
 
-def _forms(parts: int, clip: float | None, scheduled: tuple[int, ...]) -> Iterator[Form]:
+def _forms(parts: int, clip: float | None, scheduled: tuple[tuple[Any, int], ...]) -> Iterator[Form]:
     for zeroes in (True, False):
         for limit in (None,) if clip is None else (None, clip):
             yield Form(zeroes, limit, parts, scheduled)
@@ -275,18 +276,6 @@ def _forms(parts: int, clip: float | None, scheduled: tuple[int, ...]) -> Iterat
 def _distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     total = sum(float((a.detach().to(b).float() - b.float()).square().sum()) for a, b in zip(one, other, strict=True))
     return math.sqrt(total)
-
-
-def copied(value: Any) -> Any:
-    """Containers with copies of the tensors in them: a model may change its inputs in place."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: copied(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        parts = [copied(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return copy.copy(value)
 
 
 def _beside(output: Any, targets: Sequence[Any]) -> list[Any]:

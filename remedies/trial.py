@@ -1,6 +1,12 @@
 """Whether a change did any good: the judgement of a trial, on recorded numbers alone."""
 
+# A controlled trial runs arms from one state, on the same batches with the same random numbers. Two things then fool a
+# comparison: the smallest difference is significant, and what pays at once need not pay later (a lower rate does). So
+# an arm has to win by a least effect, at two horizons, and its lead may not shrink; and the test is over points in
+# time, as all batches judged at one moment share the luck of one trajectory.
+
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +28,93 @@ class Verdict(NamedTuple):
     treated: tuple[Evidence, ...] = ()
 
 
+LEAST_EFFECT = 0.05
+"""Share of the control's loss by which an arm has to lie below it, at each horizon."""
+ALPHA = 0.05
+"""Level of the paired test at each horizon, divided by the number of arms (Bonferroni)."""
+LEAD_KEPT = 0.9
+"""Share of the effect at the first horizon that must be there at the last."""
+POINTS, EACH = 5, 2
+"""Moments, in the last third of each horizon, at which arms are judged, and batches at each of them."""
+
+
+class Comparison(NamedTuple):
+    """One arm against the control."""
+
+    won: bool
+    reason: str
+    effect: float
+    p_value: float
+    control: tuple[Evidence, ...]
+    treated: tuple[Evidence, ...]
+
+
+def points(horizon: int, first: int = 0) -> tuple[int, ...]:
+    """Steps after which arms are judged for a horizon: the last one is the horizon itself; none before ``first``."""
+    apart = max(1, (horizon - max(first, horizon * 2 // 3)) // POINTS)
+    return tuple(horizon - apart * (POINTS - 1 - i) for i in range(POINTS))
+
+
+def compare(control: Sequence[Array], treated: Sequence[Array], horizons: Sequence[int], arms: int = 1) -> Comparison:
+    """Judge an arm by its losses, (points in time x batches) for each horizon; of fewer horizons while it is under way.
+
+    Losses that are not finite count as infinitely bad. The paired test is a one-sided t test over the points.
+    """
+    effects, p_values = [], []
+    for without, with_ in zip(control, treated, strict=False):
+        effects.append(effect_of(without, with_))
+        p_values.append(_paired(without, with_))
+    numbers = (_levels(control[: len(effects)], horizons), _levels(treated, horizons))
+    reason = _shortfall(effects, p_values, horizons, arms)
+    won = not reason
+    return Comparison(won, reason or "the loss is lower with it than without", effects[-1], p_values[-1], *numbers)
+
+
+def effect_of(control: Array, treated: Array) -> float:
+    """Share by which the treated loss lies below the control's; 1 where only the control is not finite."""
+    without, with_ = float(np.mean(control)), float(np.mean(treated))
+    if not np.isfinite(with_):
+        return -np.inf
+    if not np.isfinite(without):
+        return 1.0
+    return (without - with_) / max(abs(without), 1e-12)
+
+
+def _shortfall(effects: Sequence[float], p_values: Sequence[float], horizons: Sequence[int], arms: int) -> str:
+    """Why an arm has not won; empty if it has."""
+    for effect, p_value, horizon in zip(effects, p_values, horizons, strict=False):
+        if effect == -np.inf:
+            return f"its loss was not finite after {horizon} steps"
+        if effect < LEAST_EFFECT:
+            word = "lower" if effect >= 0 else "higher"
+            return f"after {horizon} steps its loss was {100 * abs(effect):.2g} % {word} than without"
+        if p_value > ALPHA / arms:
+            return f"after {horizon} steps its lead was within the noise (p = {p_value:.2g})"
+    if effects[-1] < LEAD_KEPT * effects[0]:
+        return f"its lead shrank from {100 * effects[0]:.2g} to {100 * effects[-1]:.2g} %"
+    return ""
+
+
+def _paired(control: Array, treated: Array) -> float:
+    from scipy import stats
+
+    with np.errstate(invalid="ignore"):
+        differences = (control - treated).mean(axis=1)
+    if not np.isfinite(treated).all():
+        return 1.0
+    if not np.isfinite(differences).all():
+        return 0.0  # only the control is not finite
+    if np.ptp(differences) <= 1e-9 * max(float(np.abs(differences).max()), 1e-300):
+        return 0.0 if differences[0] > 0 else 1.0
+    return float(stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue)
+
+
+def _levels(judged: Sequence[Array], horizons: Sequence[int]) -> tuple[Evidence, ...]:
+    return tuple(
+        _loss(f"loss after {steps} steps", float(np.mean(v))) for v, steps in zip(judged, horizons, strict=False)
+    )
+
+
 class Trial(ABC):
     """How a change is tried. ``verdict`` is asked after every step, until it answers."""
 
@@ -37,7 +130,7 @@ class SequentialTrial(Trial):
 
     The change is kept if the median training loss in the second half of the window lies below both the median before
     and what a straight line through the time before leads to, by more than three standard errors of that comparison
-    and by at least ``LEAST_EFFECT`` of its value. A run that was spoilt has no time before: then the loss must stay
+    and by at least ``LEAST`` of its value. A run that was spoilt has no time before: then the loss must stay
     finite and fall within the window. An open outcome is watched for up to ``PATIENCE`` windows, then the change is
     undone.
 
@@ -51,7 +144,7 @@ class SequentialTrial(Trial):
 
     kind = "sequential"
     PATIENCE = 3
-    LEAST_EFFECT = 0.02
+    LEAST = 0.02  # of the loss before
     FEW = 8  # values below which a window says nothing
 
     def __init__(self, *, start: int, window: int, since: int = 0, spoilt: bool = False) -> None:
@@ -94,7 +187,7 @@ class SequentialTrial(Trial):
         expected, error = _trend(before, at=len(before) + len(after) * 3 / 4)
         expected = min(control, expected)
         numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
-        least = self.LEAST_EFFECT * abs(control)
+        least = self.LEAST * abs(control)
         if treated < expected - max(3 * float(np.hypot(error, _error(late))), least):
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
         if treated > control + self._margin(before, late):
@@ -102,9 +195,7 @@ class SequentialTrial(Trial):
         return Verdict(False, "followed by no difference beyond noise", *numbers) if last else None
 
     def _margin(self, before: Array, after: Array) -> float:
-        return max(
-            3 * float(np.hypot(_error(before), _error(after))), self.LEAST_EFFECT * abs(float(np.median(before)))
-        )
+        return max(3 * float(np.hypot(_error(before), _error(after))), self.LEAST * abs(float(np.median(before))))
 
 
 def _trend(values: Array, at: float) -> tuple[float, float]:

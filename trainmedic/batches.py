@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor
-
 
 class Batches:
     """Iterates as ``loader`` does, as often as wanted, and has its length and attributes.
 
     ``waited`` receives the seconds spent waiting for each batch, ``entered`` is called before each one is fetched (the
-    safe point: no graph of a past step is needed any more), ``fetched`` receives each batch.
+    safe point: no graph of a past step is needed any more), ``fetched`` receives each batch; ``begins`` and ``ends``
+    are called at the two ends of each pass.
     """
 
     def __init__(
@@ -21,18 +20,23 @@ class Batches:
         entered: Callable[[], None],
         waited: Callable[[float], None],
         fetched: Callable[[Any], None],
+        begins: Callable[[], None],
+        ends: Callable[[], None],
     ) -> None:
         self._loader = loader
         self._entered, self._waited, self._fetched = entered, waited, fetched
+        self._begins, self._ends = begins, ends
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self._loader)
+        self._begins()
         while True:
             self._entered()
             start = time.perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
+                self._ends()
                 return
             self._waited(time.perf_counter() - start)
             self._fetched(batch)
@@ -45,24 +49,3 @@ class Batches:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._loader, name)
-
-
-def copied(batch: Any) -> Any:
-    """A batch whose tensors are copies: the user may change theirs in place."""
-    if isinstance(batch, Tensor):
-        return batch.detach().clone()
-    if isinstance(batch, dict):
-        return {key: copied(value) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        parts = [copied(part) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
-
-
-def size_in_bytes(batch: Any) -> int:
-    """Bytes of all tensors in a batch."""
-    if isinstance(batch, Tensor):
-        return batch.numel() * batch.element_size()
-    if isinstance(batch, dict):
-        return sum(map(size_in_bytes, batch.values()))
-    return sum(map(size_in_bytes, batch)) if isinstance(batch, list | tuple) else 0

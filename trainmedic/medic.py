@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import nn
 
-from trainmedic.batches import Batches, copied, size_in_bytes
+from trainmedic.batches import Batches
+from trainmedic.controlled import Controlled
 from trainmedic.diagnose import Finding
 from trainmedic.diagnose.judge import Diagnosis, judge
 from trainmedic.errors import UsageError
@@ -23,8 +24,10 @@ from trainmedic.hooks.facts import facts
 from trainmedic.hooks.probe import Probe
 from trainmedic.hooks.safe_point import SafePoint
 from trainmedic.hooks.schedule import Schedule
+from trainmedic.keeping import Keeping
 from trainmedic.logged import Logged, scalar
 from trainmedic.moments import Moments
+from trainmedic.remedies._rehearsal import Rehearsal
 from trainmedic.remedies.change import Treatment
 from trainmedic.remedies.run import Run
 from trainmedic.reports.report import Report
@@ -67,7 +70,6 @@ class Medic:
             fix = "off"
             self._notes.append("no change is made where several processes train one model: they would have to agree")
         self.monitor, self.mode, self.fix = monitor, mode, fix
-        self.kept_batches: list[Any] = []
         self._tell = on_finding or (_log_finding if ranks.writes() else _keep_quiet)
         self._rules = settings.configured_rules()
         self._logged = Logged()
@@ -101,8 +103,23 @@ class Medic:
         run = Run(models, optimizers, self.history, schedulers=schedulers, scaler=scaler, loss_fn=loss_fn)
         run.guards = self._probe.guards
         run.dead_units = self._probe.activations.dead_units
+        self._keeping = Keeping(
+            models,
+            loss_fn,
+            step_fn,
+            most=0 if fix == "off" else settings.kept_batches,
+            megabytes=settings.kept_batches_mb,
+        )
+        examples, apart = self._keeping.examples, self._keeping.apart
+        run.rehearsal = Rehearsal(run, loss_fn=loss_fn, step_fn=step_fn, examples=examples, apart=apart)
         self._treating = Treating(
-            run, settings, fix, changed=self._changed, decided=self._decided, logdir=Path(logdir) if logdir else None
+            run,
+            settings,
+            fix,
+            changed=self._changed,
+            decided=self._decided,
+            controlled=Controlled(run, run.rehearsal, self._keeping, settings, val_loader),
+            logdir=Path(logdir) if logdir else None,
         )
         self._safe_point_wait: SafePoint | None = None
         self._iterating = 0
@@ -150,7 +167,14 @@ class Medic:
             raise UsageError(f"batches() needs something to iterate over, but got {type(loader).__name__}")
         with contextlib.suppress(TypeError):
             self.history.facts.setdefault("steps_per_epoch", len(loader))
-        return Batches(loader, entered=self._between_batches, waited=self._waited, fetched=self._keep)
+        return Batches(
+            loader,
+            entered=self._between_batches,
+            waited=self._waited,
+            fetched=self._keep,
+            begins=self._pass_begins,
+            ends=self._pass_ends,
+        )
 
     @property
     def should_stop(self) -> bool:
@@ -196,7 +220,7 @@ class Medic:
         self._flush(everything=True)
         if self._writing:
             self._write("finish", self.report())
-        self.kept_batches.clear()
+        self._keeping.close()
 
     def __enter__(self) -> Self:
         if self._closed:
@@ -325,8 +349,12 @@ class Medic:
         if self._safe_point_wait is not None:
             self._safe_point_wait.remove()
             self._safe_point_wait = None
+        if self._treating.watches_a_step:
+            self._flush(everything=True)  # its loss is needed now
         if self._treating.wants_a_safe_point:
+            before = self._treating.seconds
             self._do("treating", self._treating.at_safe_point)
+            self._probe.leave_out(self._treating.seconds - before)
 
     def _waited(self, seconds: float) -> None:
         self._probe.data_time += seconds
@@ -334,14 +362,15 @@ class Medic:
     def _keep(self, batch: Any) -> None:
         self._probe.begun = True
         self._probe.ends.batch(batch)
-        if self.fix == "off" or len(self.kept_batches) >= self.settings.kept_batches or self._closed:
-            return
-        self._do("keeping batches", self._keep_if_small, batch)
+        if self.fix != "off" and not self._closed:
+            self._do("keeping batches", self._keeping.fetched, batch)
 
-    def _keep_if_small(self, batch: Any) -> None:
-        kept = sum(map(size_in_bytes, self.kept_batches))
-        if kept + size_in_bytes(batch) <= self.settings.kept_batches_mb * 1e6:
-            self.kept_batches.append(copied(batch))
+    def _pass_begins(self) -> None:
+        if self.fix != "off" and not self._closed:
+            self._do("keeping batches", self._keeping.pass_begins)
+
+    def _pass_ends(self) -> None:
+        self._do("keeping batches", self._keeping.pass_ends)
 
     # -- errors, costs -------------------------------------------------------------------------------------------
 
@@ -377,7 +406,7 @@ class Medic:
         return self._probe.not_measured
 
     def _cost(self) -> dict[str, float]:
-        """What watching cost: seconds, share of the run's time, steps measured in full, steps in all."""
+        """What watching cost: seconds, share of the run's time, steps measured in full, all steps; what trials cost."""
         elapsed = (self._ended or time.perf_counter()) - self._started
         return {
             "seconds": self._schedule.spent,
@@ -385,6 +414,8 @@ class Medic:
             "measured": self._schedule.measured,
             "steps": self._probe.step,
             "interval": self._schedule.interval,
+            "trial_steps": self._treating.controlled.spent,
+            "trial_seconds": self._treating.seconds,
         }
 
 

@@ -44,11 +44,18 @@ class Settings(BaseModel):
     activation_sample: int = Field(
         16_384, ge=64, description="elements of an output, at most, that mean, spread and shares are taken of"
     )
-    kept_batches: int = Field(4, ge=0, description="batches kept for trials")
+    kept_batches: int = Field(
+        40, ge=0, description="batches kept for trials; every fourth is set apart, to judge on and never to train on"
+    )
     kept_batches_mb: float = Field(64.0, ge=0, description="size that the kept batches may have together, in MB")
     cooldown: int = Field(50, ge=0, description="steps without a new treatment after one was decided")
+    trial_budget: float = Field(
+        0.05, ge=0, le=1, description="share of the run's steps that controlled trials may take, for a warning"
+    )
+    trial_budget_failing: float = Field(0.5, ge=0, description="the same for an error: such a run is worth little")
     trial_steps: int = Field(60, ge=10, description="steps that a treatment is watched for before it is kept or undone")
     max_treatments: int = Field(8, ge=0, description="treatments tried in one run, at most")
+    stop_when_lost: bool = Field(False, description="stop a run that is failing when nothing helped")
     ignore_remedies: tuple[str, ...] = Field((), description="remedies never to apply, by name")
 
     @field_validator("select", "ignore", "preset", "ignore_remedies", mode="before")

@@ -1,28 +1,34 @@
-"""How the Medic treats: one change at a time, at a safe point, watched, and undone if it does not help.
+"""How the Medic treats: one change at a time, at a safe point, tried, and undone if it does not help.
 
-A treatment goes: a finding -> candidates -> (safe point) state kept, change applied -> trial -> kept, or undone at the
-next safe point. The states kept are the last healthy one (never replaced by one that was not judged since), a newer
-one that waits for its judgement, the best monitored one, and the one that the trial began from.
+A treatment goes: a finding -> candidates -> (safe point) a controlled trial of all that kept batches can show, and the
+winner, if there is one, is applied; or, where no controlled trial can be made, state kept, first candidate applied,
+watched -> kept, or undone at the next safe point, where the next candidate has its turn. The states kept are the last
+healthy one (never replaced by one that was not judged since), a newer one that waits for its judgement, the best
+monitored one, and the one that the trial began from.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from trainmedic.controlled import Controlled, Plan, Result
 from trainmedic.diagnose import Finding
 from trainmedic.history import History
 from trainmedic.remedies._state import State
-from trainmedic.remedies.change import Change, Treatment
+from trainmedic.remedies.change import Change, Rival, Treatment
 from trainmedic.remedies.choose import Choice, Fix, choose
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
-from trainmedic.remedies.trial import SequentialTrial, Trial, Verdict
+from trainmedic.remedies.trial import LEAST_EFFECT, SequentialTrial, Trial, Verdict
 from trainmedic.settings import Settings
 
 HEALTHY_FILE = "healthy.pt"
+LEAST_WINDOW = 20
+"""Steps that a change is watched for, at least."""
 SETTLED = 10
 """Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
@@ -35,6 +41,19 @@ class OnTrial:
     undo: Undo
     base: State
     trial: Trial
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A finding that is to be treated at the next safe point, and what could be done, the preferred first."""
+
+    finding: Finding
+    candidates: list[tuple[Remedy, Change]]
+
+    @property
+    def ends_the_run(self) -> bool:
+        return self.candidates[0][0].ends_the_run
 
 
 class Treating:
@@ -48,21 +67,27 @@ class Treating:
         *,
         changed: Callable[[], None],
         decided: Callable[[Treatment], None],
+        controlled: Controlled,
         logdir: Path | None,
     ) -> None:
         self.run, self.settings, self.fix = run, settings, fix
+        self.controlled = controlled
         self.treatments: list[Treatment] = []
         self.refused: dict[str, str] = {}
         self.since_before = 0  # and the first one before the last change
         self.since = 0  # first step that the detectors look at: they restart after a change
         self._changed, self._decided, self._logdir = changed, decided, logdir
-        self._pending: list[tuple[Finding, Remedy, Change]] = []
+        self._pending: Pending | None = None
         self._on_trial: OnTrial | None = None
         self._undo_next: tuple[OnTrial, Verdict] | None = None
         self._candidate: State | None = None
         self._tried: dict[str, set[str]] = {}
+        self._looks: dict[str, int] = {}  # controlled trials that were too short to tell, by illness
         self._rest_until = 0
         self._best_value: float | None = None
+        self.lost = ""  # that nothing more can be done
+        self._put_back_next = self._stop_next = False
+        self.seconds = 0.0  # spent in controlled trials
 
     def begin(self) -> None:
         """Keep the state that training starts from: it has no history, so it is healthy."""
@@ -74,7 +99,12 @@ class Treating:
     @property
     def wants_a_safe_point(self) -> bool:
         """Whether a change waits to be made."""
-        return bool(self._pending or self._undo_next)
+        return self._pending is not None or self._undo_next is not None or self._put_back_next
+
+    @property
+    def watches_a_step(self) -> bool:
+        """Whether the step in progress is to be replayed: its loss is needed at the next safe point."""
+        return self.controlled.watching
 
     def record(self) -> tuple[Treatment, ...]:
         """All treatments so far, with the one that is on trial, if any."""
@@ -103,9 +133,9 @@ class Treating:
         for finding in ill:
             choice = self._choose(finding)
             if choice.candidates:
-                remedy, change = choice.candidates[0]
-                self._pending = [(finding, remedy, change)]
+                self._pending = Pending(finding, choice.candidates)
                 return
+        self._give_up([finding for finding in ill if self._tried.get(finding.name) and finding.severity == "error"])
 
     def _choose(self, finding: Finding) -> Choice:
         tried = self._tried.get(finding.name, set())
@@ -158,24 +188,196 @@ class Treating:
 
     def at_stopping_point(self) -> None:
         """The user asks whether to stop: the one place where a change that ends the run is made."""
-        if self._pending and self._pending[0][1].ends_the_run:
-            self._apply(*self._pending.pop(0))
+        if self._pending is not None and self._pending.ends_the_run:
+            pending, self._pending = self._pending, None
+            self._try_in_sequence(pending, "the run ends with it")
+        if self._stop_next:
+            self._stop_next = False
+            self._put_back()
+            self.run.stop_requested = True
 
     def at_safe_point(self) -> None:
-        """No graph of a watched model is needed any more: undo what did not help, apply what was chosen."""
+        """No graph of a watched model is needed any more: undo what did not help, try what was chosen."""
         if self._undo_next is not None:
             on_trial, verdict = self._undo_next
             self._undo_next = None
             on_trial.undo()
             on_trial.base.restore(self.run, clocks=False)
             self._finish(on_trial, verdict, self.run.step)
-        while self._pending and not self._pending[0][1].ends_the_run:
-            self._apply(*self._pending.pop(0))
+            self._next_candidate(on_trial.finding)
+        if self.controlled.watching:
+            self.controlled.replay_the_step(self._logged(self.run.step))
+        if self._put_back_next:
+            self._put_back_next = False
+            self._put_back()
+        if self._pending is not None and not self._pending.ends_the_run:
+            self._treat(self._pending)
 
-    def _apply(self, finding: Finding, remedy: Remedy, change: Change) -> None:
+    def _next_candidate(self, finding: Finding) -> None:
+        """After an undo the state is that in which the finding was made: what else could treat it?"""
+        if len(self.treatments) < self.settings.max_treatments:
+            choice = self._choose(finding)
+            if choice.candidates:
+                self._pending = Pending(finding, choice.candidates)
+
+    def _treat(self, pending: Pending) -> None:
+        """Try the candidates, in a controlled trial if one can be made; may wait for another safe point."""
+        remedy, _ = pending.candidates[0]
+        plan: Plan | str | None = "batches that were kept cannot show what it does"
+        if remedy.rehearsed:
+            spoilt = self._spoilt(pending.finding, State.capture(self.run))
+            plan = "the run was spoilt" if spoilt else self._plan(pending)
+        if plan is None or (self._needs_steps(plan, remedy) and self._watches_first()):
+            return
+        if isinstance(plan, Plan) and not self.controlled.rehearsal.ready:
+            plan = self.controlled.impossible()
+        self._pending = None
+        if isinstance(plan, str):
+            self._try_in_sequence(pending, plan)
+        else:
+            self._try_with_control(pending, plan)
+
+    def _plan(self, pending: Pending) -> Plan | str | None:
+        look = self._looks.get(pending.finding.name, 0)
+        plan = self.controlled.plan(pending.finding, pending.candidates, look)
+        if look and isinstance(plan, str):
+            return f"a first trial was too short to tell; of a longer one: {plan}"
+        return plan
+            f"a first trial was too short to tell; of a longer one: {plan}" if look and isinstance(plan, str) else plan
+        )
+
+    def _needs_steps(self, plan: Plan | str, remedy: Remedy) -> bool:
+        return isinstance(plan, Plan) or remedy.measures
+
+    def _watches_first(self) -> bool:
+        """Whether a step has to be watched, to know how to take one."""
+        if self.controlled.rehearsal.ready or self.controlled.impossible():
+            return False
+        self.controlled.watch_a_step()
+        return True
+
+    def _logged(self, step: int) -> float | None:
+        """The training loss that was logged for a step."""
+        if "train/loss" not in self.run.history:
+            return None
+        steps, losses = self.run.history.series("train/loss")
+        return float(losses[-1]) if len(steps) and steps[-1] == step else None
+
+    def _measured(self, candidates: Sequence[tuple[Remedy, Change]]) -> list[tuple[Remedy, Change]]:
+        """The candidates, with what has to be measured first; without those that it speaks against."""
+        kept = []
+        for remedy, change in candidates:
+            try:
+                measured = remedy.measure(change, self.run)
+            except Exception as error:
+                self.refused[remedy.name] = _reason(error)
+                continue
+            if measured is not None:
+                kept.append((remedy, measured))
+        return kept
+
+    # -- with a control ------------------------------------------------------------------------------------------
+
+    def _try_with_control(self, pending: Pending, plan: Plan) -> None:
+        """Run the arms from the present state; apply the winner, if there is one."""
+        finding, start = pending.finding, self.run.step + 1
+        began = time.perf_counter()
+        try:
+            candidates = self._measured(plan.candidates)
+            if len(candidates) < len(plan.candidates):
+                self._note_tried(finding, plan.candidates)
+            if not candidates:
+                return
+            result = self.controlled.run_trial(dataclasses.replace(plan, candidates=candidates))
+        except Exception as error:  # in the arm without any change: the state is restored
+            self.refused["controlled trial"] = _reason(error)
+            self.controlled.give_up(f"an untreated arm failed: {_reason(error)}")
+            self._try_in_sequence(pending, self.controlled.impossible())
+            return
+        finally:
+            self.seconds += time.perf_counter() - began
+        (remedy, change), best = result.compared[0]
+        treatment = Treatment(
+            finding=finding.id,
+            code=finding.code,
+            illness=finding.name,
+            change=change,
+            step=start,
+            trial="controlled",
+            decided_at=self.run.step,
+            control=best.control,
+            treated=best.treated,
+            outcome="kept" if result.winner else "undone",
+            reason=best.reason,
+            horizons=result.horizons[: len(best.treated)],
+            judged_on=result.judged_on,
+            batches=result.batches,
+            effect=_finite(best.effect),
+            least_effect=LEAST_EFFECT,
+            p_value=best.p_value,
+            extra_steps=result.steps,
+            rivals=tuple(
+                Rival(
+                    change=other,
+                    reason=told.reason if not told.won else "it won by less",
+                    treated=told.treated,
+                    effect=_finite(told.effect),
+                    p_value=told.p_value,
+                )
+                for (_, other), told in result.compared[1:]
+            ),
+        )
+        if result.winner:
+            now = State.capture(self.run)
+            try:
+                remedy.apply(change, self.run)
+            except Exception as error:
+                now.restore(self.run)
+                treatment = treatment.model_copy(update={"outcome": "refused", "reason": _reason(error)})
+            else:
+                self._restart(start)
+                self._cured(finding.name)
+                self._save_healthy()
+        self._tell(treatment)
+        self._rest_until = self.run.step + self._cooldown()
+        if not result.winner:
+            self._lost_all(finding, result, plan.look)
+
+    def _note_tried(self, finding: Finding, candidates: Iterable[tuple[Remedy, Change]]) -> None:
+        self._tried.setdefault(finding.name, set()).update(remedy.name for remedy, _ in candidates)
+
+    def _lost_all(self, finding: Finding, result: Result, look: int) -> None:
+        """No arm has won. What did no harm to a run that is failing may only have been too short to show."""
+        failing = finding.severity == "error"
+        over = [pair for pair, told in result.compared if not failing or not told.effect > -LEAST_EFFECT]
+        self._note_tried(finding, over)
+        self._looks[finding.name] = look + 1
+        self._next_candidate(finding)
+
+    def _cured(self, illness: str) -> None:
+        self._tried.pop(illness, None)
+        self._looks.pop(illness, None)
+
+    # -- without one ---------------------------------------------------------------------------------------------
+
+    def _try_in_sequence(self, pending: Pending, uncontrolled: str) -> None:
+        """Apply the first candidate, and watch; one that is refused gives way to the next."""
+        for remedy, change in pending.candidates:
+            measured = self._measured([(remedy, change)])
+            if measured and self._apply(pending.finding, *measured[0], uncontrolled):
+                return
+
+    def _apply(self, finding: Finding, remedy: Remedy, change: Change, uncontrolled: str) -> bool:
         self._tried.setdefault(finding.name, set()).add(remedy.name)
         start = self.run.step + 1
-        treatment = Treatment(finding=finding.id, code=finding.code, illness=finding.name, change=change, step=start)
+        treatment = Treatment(
+            finding=finding.id,
+            code=finding.code,
+            illness=finding.name,
+            change=change,
+            step=start,
+            uncontrolled=uncontrolled,
+        )
         now = State.capture(self.run)
         spoilt = self._spoilt(finding, now)
         healthy = self.run.healthy
@@ -186,22 +388,53 @@ class Treating:
             undo = remedy.apply(change, self.run)
         except Exception as error:
             now.restore(self.run)
-            reason = str(error) if isinstance(error, Refused) else f"it failed: {type(error).__name__}: {error}"
-            self.refused[remedy.name] = reason
-            self._tell(treatment.model_copy(update={"outcome": "refused", "reason": reason, "decided_at": start}))
-            return
+            self.refused[remedy.name] = _reason(error)
+            done = {"outcome": "refused", "reason": _reason(error), "decided_at": start}
+            self._tell(treatment.model_copy(update=done))
+            return False
         if base is not now:
             treatment = treatment.model_copy(update={"reason": f"from the healthy state of step {base.step}"})
         self._restart(start)
         if self.run.stop_requested:
             done = {"outcome": "kept", "decided_at": start, "reason": "the best monitored state is restored"}
             self._tell(treatment.model_copy(update=done))
-            return
+            return True
+        self._save_healthy()
+        trial = SequentialTrial(start=start, window=self._window(), since=self.since_before, spoilt=spoilt)
+        self._on_trial = OnTrial(treatment, undo, base, trial, finding)
+        return True
+
+    def _window(self) -> int:
+        """Steps to watch: a sixteenth of a short run, so that there is a run left for what comes after."""
+        total = self.run.history.facts.get("total_steps")
+        return max(LEAST_WINDOW, min(self.settings.trial_steps, total // 8)) if total else self.settings.trial_steps
+
+    def _cooldown(self) -> int:
+        total = self.run.history.facts.get("total_steps")
+        return min(self.settings.cooldown, total // 10) if total else self.settings.cooldown
+
+    def _save_healthy(self) -> None:
         if self._logdir is not None and self.run.healthy is not None:
             self.run.healthy.save(self._logdir / HEALTHY_FILE)
-        window = self.settings.trial_steps
-        trial = SequentialTrial(start=start, window=window, since=self.since_before, spoilt=spoilt)
-        self._on_trial = OnTrial(treatment, undo, base, trial)
+
+    # -- when nothing helps --------------------------------------------------------------------------------------
+
+    def _give_up(self, ill: Sequence[Finding]) -> None:
+        """All that could treat a failing run was tried: say so, put back the best state of a spoilt one."""
+        if not ill or self.lost:
+            return
+        self.lost = f"nothing that was tried helped against {ill[0].name}"
+        self._put_back_next = self._spoilt(ill[0], State.capture(self.run))
+        self._stop_next = self.settings.stop_when_lost
+
+    def _put_back(self) -> None:
+        """The best monitored state, or else the last healthy one, unless the model was changed since."""
+        for state in (self.run.best, self.run.healthy):
+            if state is not None and state.fits(self.run) and state.finite():
+                state.restore(self.run, clocks=False)
+                self.lost += f"; the state of step {state.step} was put back"
+                self._restart(self.run.step + 1)
+                return
 
     def _spoilt(self, finding: Finding, now: State) -> bool:
         """Whether the present state is worth nothing: weights or loss not finite, or the loss far above its start."""
@@ -240,11 +473,19 @@ class Treating:
             )
         )
         if verdict.kept:
-            self._tried.pop(on_trial.treatment.illness, None)
+            self._cured(on_trial.treatment.illness)
         else:
             self._restart(step + 1)
-        self._rest_until = step + self.settings.cooldown
+        self._rest_until = step + self._cooldown()
 
     def _tell(self, treatment: Treatment) -> None:
         self.treatments.append(treatment)
         self._decided(treatment)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, Refused) else f"it failed: {type(error).__name__}: {error}"
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -105,7 +105,7 @@ def test_close_frees_what_was_kept() -> None:
         optimizer.step()
     medic.close()
     probe = medic._probe
-    assert medic.kept_batches == []
+    assert medic._keeping.examples == []
     assert not probe._backward._handles
     assert probe._pending is None
     assert probe.activations._silence == {}

@@ -20,7 +20,7 @@ def example(seed: int) -> Example:
 
 
 def rehearsal(sick: Patient, **options: Any) -> Rehearsal:
-    given: dict[str, Any] = {"loss_fn": F.cross_entropy, "form": Form(scheduled=(1,))}
+    given: dict[str, Any] = {"loss_fn": F.cross_entropy, "form": Form(scheduled=((sick.scheduler, 1),))}
     return Rehearsal(sick.run, examples=[example(i) for i in range(4)], apart=[example(9)], **{**given, **options})
 
 
