@@ -266,7 +266,7 @@ class Controlled:
                 course.begin(control)
                 for arm in arms:
                     course.begin(arm, against=control)
-                    compared = [self._compare(course, control, arm, len(arms) * (plan.look + 1)) for arm in arms]
+                compared = [self._compare(course, control, arm, len(arms) * (plan.look + 1)) for arm in arms]
         finally:
             steps = math.ceil(self.rehearsal.spent - before)
             self.spent += steps

@@ -243,8 +243,6 @@ class Treating:
         if look and isinstance(plan, str):
             return f"a first trial was too short to tell; of a longer one: {plan}"
         return plan
-            f"a first trial was too short to tell; of a longer one: {plan}" if look and isinstance(plan, str) else plan
-        )
 
     def _needs_steps(self, plan: Plan | str, remedy: Remedy) -> bool:
         return isinstance(plan, Plan) or remedy.measures
