@@ -41,7 +41,9 @@ def test_the_table_of_settings_is_complete_and_its_defaults_are_right() -> None:
     rows = {row[0]: row[1] for row in table("Settings")}
     assert list(rows) == list(Settings.model_fields)
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, float | int):
+        if isinstance(field.default, bool):
+            assert rows[name] == ("true" if field.default else "false"), name
+        elif isinstance(field.default, float | int):
             assert float(rows[name]) == field.default, name
 
 
