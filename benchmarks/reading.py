@@ -27,8 +27,9 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from trainmedic.analysis import analyze
 from trainmedic.readers import read
 from trainmedic.readers.crc32c import length_checksums, masked_crc32c
+from trainmedic.readers.events import Run
 from trainmedic.readers.reader import Options
-from trainmedic.readers.tensorboard import Run, TensorBoardReader
+from trainmedic.readers.tensorboard import TensorBoardReader
 
 PARTS = ("tensorboard", "formats", "linear", "many", "start")
 

@@ -1,35 +1,24 @@
 """TensorBoard event files: all files of one run, with the sub-runs that TensorBoard and Keras put beside them."""
 
 import re
-import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainmedic.history import History
-from trainmedic.readers.crc32c import Bytes, Integers, length_checksums, masked_crc32c
+from trainmedic.readers.crc32c import Integers
+from trainmedic.readers.events import HEADER, Log, Run, is_sound
+from trainmedic.readers.histograms import add_to
 from trainmedic.readers.names import TRAIN, VALIDATION, canonical
-from trainmedic.readers.protobuf import FIXED32, FIXED64, LENGTH, PADDING, VARINT, Fields, fields
 from trainmedic.readers.reader import Claim, Options, Reader
 from trainmedic.readers.reader import head as first_bytes
 
 EVENTS = re.compile(r".*\.tfevents\..*|events\.out\.tfevents.*")
 ROLES = {**dict.fromkeys(TRAIN, "train"), **dict.fromkeys(VALIDATION, "validation"), "test": "test"}
 HPARAMS = b"_hparams_/"
-
-HEADER = struct.Struct("<Q")
-FRAME = 16  # bytes of a record beside its data: length, checksum of the length, checksum of the data
-BLOCK = 1 << 20  # fields of a block take some ten times as much while it is read
-LONGEST_RECORD = 1 << 30
-
 MOST_RESTARTS = 1_000
-
-ELEMENTS = {1: ("<f4", 5, FIXED32), 2: ("<f8", 6, FIXED64)}
-"""Types of tensors that hold scalars: how a number is stored, and the field and wire type of a single one."""
 
 
 class TensorBoardReader(Reader):
@@ -41,7 +30,7 @@ class TensorBoardReader(Reader):
     def declines(self, path: Path, head: bytes) -> str | None:
         if len(head) < HEADER.size + 4:
             return "too short for a record"
-        if not _sound(head):
+        if not is_sound(head):
             return "its first record has no sound length"
         if EVENTS.fullmatch(path.name) or b"brain.Event:" in head[:64]:
             return None
@@ -74,257 +63,6 @@ class TensorBoardReader(Reader):
                 parts = [path / folder / name for name in sorted(_events(path / folder))]
                 runs[affixes] = Run.of(parts, options.verify)
         return [_history(runs, options)]
-
-
-@dataclass
-class Run:
-    """The scalars of one run as TensorBoard shows them: what a restart took back is gone.
-
-    ``tags`` are indices into ``names``, ``values`` are as precise as the file holds them; all arrays have one row for
-    each scalar, in the order of the files.
-    """
-
-    names: list[str]
-    tags: Integers
-    steps: Integers
-    wall_times: NDArray[np.float64]
-    values: NDArray[np.float64]
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, files: list[Path], verify: bool = False) -> "Run":
-        """The scalars in the event files of one run, oldest file first."""
-        log = _Log(verify)
-        for path in files:
-            log.read(path)
-        return log.run()
-
-    def scalars(self) -> Iterator[tuple[str, Integers, NDArray[np.float64], NDArray[np.float64]]]:
-        """Tag, steps, wall times and values of each series, in the order of the files."""
-        order = np.argsort(self.tags, kind="stable")
-        ends = np.cumsum(np.bincount(self.tags, minlength=len(self.names)))
-        for name, stop, start in zip(self.names, ends, [0, *ends[:-1]], strict=True):
-            rows = order[start:stop]
-            if len(rows):
-                yield name, self.steps[rows], self.wall_times[rows], self.values[rows]
-
-
-class _Tags(dict[bytes, int]):
-    """A number for each tag that comes up."""
-
-    def __missing__(self, tag: bytes) -> int:
-        self[tag] = number = len(self)
-        return number
-
-
-class _Scalars(NamedTuple):
-    tags: Integers
-    steps: Integers
-    wall_times: NDArray[np.float64]
-    values: NDArray[np.float64]
-
-    def where(self, kept: NDArray[np.bool_]) -> "_Scalars":
-        return _Scalars(self.tags[kept], self.steps[kept], self.wall_times[kept], self.values[kept])
-
-
-class _Log:
-    """Reads event files one after the other, block by block."""
-
-    def __init__(self, verify: bool) -> None:
-        self.verify = verify
-        self.tags = _Tags()
-        self.plugins: dict[int, bytes] = {}
-        self.parts: list[_Scalars] = []
-        self.count = 0
-        self.starts: list[tuple[int, int]] = []  # of sessions: values before, and the step that they begin with
-        self.notes: list[str] = []
-        self.damaged = self.broken = self.histograms = 0
-
-    def read(self, path: Path) -> None:
-        """Read one file to its end, or to where it is damaged."""
-        with open(path, "rb") as file:
-            for content, begin, stop in self._records(file, path):
-                self._take(content, begin, stop)
-
-    def take(self, content: bytes) -> None:
-        """Read the whole records at the beginning of ``content``."""
-        begin, stop, _ = _frame(content)
-        self._take(content + bytes(PADDING), begin, stop)
-
-    def _records(self, file: BinaryIO, path: Path) -> Iterator[tuple[bytes, Integers, Integers]]:
-        """Blocks of whole records, padded for the parser, and where each record begins and ends in its block."""
-        size = path.stat().st_size
-        content, offset, wanted = b"", 0, BLOCK
-        while more := file.read(wanted):
-            content += more
-            begin, stop, used = _frame(content)
-            if len(begin):
-                yield content + bytes(PADDING), begin, stop
-            content, offset = content[used:], offset + used
-            wanted = BLOCK
-            if len(content) >= HEADER.size + 4:
-                length = HEADER.unpack_from(content)[0]
-                if not _sound(content) or length > LONGEST_RECORD:
-                    self.notes.append(f"{path.name}: damaged at byte {offset:,}; what follows was not read")
-                    return
-                if offset + FRAME + length > size:
-                    break
-                wanted = max(BLOCK, length + FRAME - len(content))
-        if content or more:
-            self.notes.append(f"{path.name}: the log ends in the middle of a record")
-
-    def _undamaged(self, data: Bytes, begin: Integers, stop: Integers) -> tuple[Integers, Integers]:
-        told = _words(data, stop)
-        good = masked_crc32c(data, begin, stop) == told
-        self.damaged += int((~good).sum())
-        return begin[good], stop[good]
-
-    def _take(self, content: bytes, begin: Integers, stop: Integers) -> None:
-        """Take the scalars out of a block of records."""
-        data = np.frombuffer(content, dtype=np.uint8)
-        if self.verify:
-            begin, stop = self._undamaged(data, begin, stop)
-        events, broken = fields(data, begin, stop)
-        self.broken += int(broken.sum())
-        wall_times, steps = np.zeros(len(begin)), np.zeros(len(begin), dtype=np.int64)
-        times = events.pick(1, FIXED64)
-        wall_times[times.message] = _read(data, times.start, "<f8")
-        counted = events.pick(2, VARINT)
-        steps[counted.message] = counted.value
-        summaries = events.pick(5, LENGTH)
-        entries, _ = fields(data, summaries.start, summaries.stop)
-        entries = entries.pick(1, LENGTH)
-        event = summaries.message[entries.message]
-        self._note_sessions(data, events.pick(7, LENGTH), steps, event)
-        parts, _ = fields(data, entries.start, entries.stop)
-        tags = self._tags(content, parts.pick(1, LENGTH), len(event))
-        self._note_plugins(content, data, parts.pick(9, LENGTH), tags)
-        values, found = np.zeros(len(event)), np.zeros(len(event), dtype=bool)
-        self.histograms += len(parts.pick(5, LENGTH).message)
-        simple = parts.pick(2, FIXED32)
-        values[simple.message], found[simple.message] = _read(data, simple.start, "<f4"), True
-        tensors = parts.pick(8, LENGTH)
-        if len(tensors.message):
-            self._take_tensors(data, tensors, tags, values, found)
-        found &= tags >= 0
-        at = event[found]
-        self.parts.append(_Scalars(tags[found], steps[at], wall_times[at], values[found]))
-        self.count += len(at)
-
-    def _tags(self, content: bytes, named: Fields, count: int) -> Integers:
-        """(count,): the number of each value's tag, -1 where it has none."""
-        tags = np.full(count, -1, dtype=np.int64)
-        numbers = [self.tags[content[a:b]] for a, b in zip(named.start.tolist(), named.stop.tolist(), strict=True)]
-        tags[named.message] = numbers
-        return tags
-
-    def _note_sessions(self, data: Bytes, sessions: Fields, steps: Integers, event: Integers) -> None:
-        """Where a session starts (SessionLog.START), values of its first step and later ones were taken back."""
-        status, _ = fields(data, sessions.start, sessions.stop)
-        for row in status.pick(1, VARINT).where(status.pick(1, VARINT).value == 1).message.tolist():
-            record = int(sessions.message[row])
-            self.starts.append((self.count + int(np.searchsorted(event, record)), int(steps[record])))
-
-    def _note_plugins(self, content: bytes, data: Bytes, metadata: Fields, tags: Integers) -> None:
-        """Which plug-in a tag belongs to; the first word counts, as in TensorBoard."""
-        plugins, _ = fields(data, metadata.start, metadata.stop)
-        plugins = plugins.pick(1, LENGTH)
-        named, _ = fields(data, plugins.start, plugins.stop)
-        named = named.pick(1, LENGTH)
-        for row, start, stop in zip(named.message.tolist(), named.start.tolist(), named.stop.tolist(), strict=True):
-            tag = int(tags[metadata.message[plugins.message[row]]])
-            self.plugins.setdefault(tag, content[start:stop])
-
-    def _take_tensors(
-        self, data: Bytes, tensors: Fields, tags: Integers, values: NDArray[np.float64], found: NDArray[np.bool_]
-    ) -> None:
-        """Tensors of a single number, as TensorFlow 2 writes scalars; not those that belong to another plug-in."""
-        others = [tag for tag, plugin in self.plugins.items() if plugin != b"scalars"]
-        tensors = tensors.where(~np.isin(tags[tensors.message], others))
-        parts, _ = fields(data, tensors.start, tensors.stop)
-        kinds = np.zeros(len(tensors.message), dtype=np.int64)
-        kind = parts.pick(1, VARINT)
-        kinds[kind.message] = kind.value
-        for number, (element, typed, wire) in ELEMENTS.items():
-            for spans in (parts.pick(4, LENGTH), parts.pick(typed, LENGTH), parts.pick(typed, wire)):
-                size = np.dtype(element).itemsize
-                spans = spans.where((kinds[spans.message] == number) & (spans.stop - spans.start == size))
-                into = tensors.message[spans.message]
-                values[into], found[into] = _read(data, spans.start, element), True
-
-    def run(self) -> Run:
-        """What was read, without what later sessions took back."""
-        if self.broken:
-            self.notes.append(f"{self.broken:,} records hold no event and were left out")
-        if self.damaged:
-            self.notes.append(f"{self.damaged:,} records do not fit their checksum and were left out")
-        if self.histograms:
-            self.notes.append(f"{self.histograms:,} histograms were not read, only scalars")
-        parts = [_NOTHING, *self.parts]
-        whole = _Scalars(
-            np.concatenate([part.tags for part in parts]),
-            np.concatenate([part.steps for part in parts]),
-            np.concatenate([part.wall_times for part in parts]),
-            np.concatenate([part.values for part in parts]),
-        )
-        kept = whole.steps < _limits(len(whole.steps), self.starts)
-        gone = int((~kept).sum())
-        if gone:
-            self.notes.append(f"{gone:,} values were taken back by a restart that began again before them")
-            whole = whole.where(kept)
-        return Run([tag.decode(errors="replace") for tag in self.tags], *whole, self.notes)
-
-
-_NOTHING = _Scalars(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0))
-
-
-def _frame(content: bytes) -> tuple[Integers, Integers, int]:
-    """Where the data of the whole records in ``content`` begins and ends, and how many bytes they take together."""
-    begins: list[int] = []
-    at, last = 0, len(content) - FRAME
-    length_at = HEADER.unpack_from
-    while at <= last:
-        begins.append(at)
-        at += length_at(content, at)[0] + FRAME
-    begin = np.array(begins, dtype=np.int64)
-    if at > len(content):
-        begin, at = begin[:-1], begins[-1]
-    data = np.frombuffer(content, dtype=np.uint8)
-    lengths = _integers(data, begin)
-    wrong = np.flatnonzero(length_checksums(lengths) != _words(data, begin + HEADER.size))
-    if len(wrong):
-        at = int(begin[wrong[0]])
-        begin, lengths = begin[: wrong[0]], lengths[: wrong[0]]
-    return begin + HEADER.size + 4, begin + HEADER.size + 4 + lengths, at
-
-
-def _sound(content: bytes) -> bool:
-    """Whether the length of the record at the beginning of ``content`` fits its checksum."""
-    data = np.frombuffer(content[: HEADER.size + 4], dtype=np.uint8)
-    first = np.zeros(1, dtype=np.int64)
-    return bool((length_checksums(_integers(data, first)) == _words(data, first + HEADER.size))[0])
-
-
-def _read(data: Bytes, at: Integers, element: str) -> NDArray[np.float64]:
-    """The numbers that begin at ``at``, wherever in the data, exactly."""
-    size = np.dtype(element).itemsize
-    return np.ascontiguousarray(data[at[:, None] + np.arange(size)]).view(element)[:, 0].astype(np.float64)
-
-
-def _integers(data: Bytes, at: Integers) -> Integers:
-    return np.ascontiguousarray(data[at[:, None] + np.arange(8)]).view("<i8")[:, 0]
-
-
-def _words(data: Bytes, at: Integers) -> NDArray[np.uint32]:
-    return np.ascontiguousarray(data[at[:, None] + np.arange(4)]).view("<u4")[:, 0]
-
-
-def _limits(count: int, starts: list[tuple[int, int]]) -> Integers:
-    """(count,): the smallest step that a session which started behind a value began with."""
-    limits = np.full(count + 1, np.iinfo(np.int64).max)
-    for before, step in starts:
-        limits[before] = min(limits[before], step)
-    return np.minimum.accumulate(limits[::-1])[::-1][1:]
 
 
 def _events(directory: Path) -> list[str]:
@@ -365,7 +103,7 @@ def _inner(directory: Path, events: bool, folders: frozenset[str]) -> dict[str, 
 
 def _first_tags(begin: bytes) -> list[str]:
     """The tags in the first bytes of an event file."""
-    log = _Log(verify=False)
+    log = Log(verify=False)
     log.take(begin)
     return log.run().names
 
@@ -393,6 +131,11 @@ def _history(runs: Mapping[Affixes, Run], options: Options) -> History:
     if restarts:
         history.facts["restarts"] = restarts
     notes = [note for run in runs.values() for note in run.notes]
+    for run in runs.values():
+        notes += add_to(history, run.names, run.histograms)
+    texts = {_name(tag, *affixes): text for affixes, run in runs.items() for tag, text in run.texts.items()}
+    if texts:
+        history.facts["texts"] = texts
     if restarts:
         notes.append(f"the step falls back {len(restarts):,} times, first from {restarts[0]['from']:,}")
     if not options.verify:

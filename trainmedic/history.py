@@ -374,6 +374,23 @@ class History:
         rows = self._series[name] = _Rows([name], np.float64, None)
         rows.fill(steps if isinstance(steps, np.ndarray) else list(steps), array)
 
+    def add_layers(
+        self, statistic: str, columns: Iterable[tuple[str, NDArray[np.int64], NDArray[np.floating[Any]]]]
+    ) -> None:
+        """Record one statistic of many layers at once (as readers do): name, steps and values of each.
+
+        Of several values of a layer at one step the last one counts.
+        """
+        columns = list(columns)
+        layers = list(dict.fromkeys(layer for layer, _, _ in columns))
+        steps = np.unique(np.concatenate([steps for _, steps, _ in columns])) if columns else np.empty(0, np.int64)
+        values = np.full((len(steps), len(layers)), np.nan, dtype=np.float32)
+        for layer, at, measured in columns:
+            with np.errstate(over="ignore"):
+                values[np.searchsorted(steps, at), layers.index(layer)] = measured
+        rows = self._tables[statistic] = _Rows(layers, np.float32, None)
+        rows.fill(steps, values)
+
     def record(self, snapshot: Snapshot) -> None:
         """Record one step's numbers."""
         for name, value in snapshot.values.items():
