@@ -31,7 +31,9 @@ from trainmedic.remedies._rehearsal import Rehearsal
 from trainmedic.remedies.change import Treatment
 from trainmedic.remedies.run import Run
 from trainmedic.reports.report import Report
+from trainmedic.reports.status import status as status_text
 from trainmedic.settings import Settings
+from trainmedic.status import Pace, StatusLine, beside_bars
 from trainmedic.treating import Treating
 from trainmedic.writing import Writing
 
@@ -62,6 +64,7 @@ class Medic:
         on_finding: Callable[[Finding], Any] | None,
         logdir: str | os.PathLike[str] | None,
         settings: Settings,
+        status: bool = False,
     ) -> None:
         self.settings = settings
         self.history = History(bounded=True)
@@ -122,6 +125,8 @@ class Medic:
             logdir=Path(logdir) if logdir else None,
         )
         self._safe_point_wait: SafePoint | None = None
+        self._status = StatusLine(self._describe) if status and ranks.writes() else None
+        self._pace = Pace()
         self._iterating = 0
         self._do("treating", self._treating.begin)
         self._probe.attach()
@@ -214,6 +219,8 @@ class Medic:
         self._closed = True
         self._ended = time.perf_counter()
         atexit.unregister(self.close)
+        if self._status is not None:
+            self._status.close()
         self._probe.detach()
         if self._safe_point_wait is not None:
             self._safe_point_wait.remove()
@@ -248,6 +255,8 @@ class Medic:
             self._do("treating", self._treating.watch_trial, self.history, step)
             self._seek_safe_point()
         self._write("save_now_and_then", self.history)
+        if self._status is not None:
+            self._do("showing the status", self._status.update)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -315,6 +324,22 @@ class Medic:
                 self._write("finding", finding)
         return findings
 
+    def _describe(self, width: int) -> tuple[str, str | None]:
+        """The state of the run in one line, and the worst severity of what was found."""
+        findings = [one for one in self._findings.values() if one.explained_by is None]
+        worst = sorted(findings, key=lambda one: -one.severity.rank)
+        trials = [one for one in self._treating.record() if one.outcome == "on trial"]
+        text = status_text(
+            self.history,
+            worst,
+            step=self._probe.step,
+            total_steps=self.history.facts.get("total_steps"),
+            steps_per_second=self._pace.at(self._probe.step),
+            doing=f"{trials[0].change.remedy} on trial" if trials else "",
+            width=width,
+        )
+        return text, str(worst[0].severity) if worst else None
+
     # -- treating ------------------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
@@ -327,9 +352,10 @@ class Medic:
     def _decided(self, treatment: Treatment) -> None:
         self._write("treatment", treatment)
         self._write("prescription", self._treating.treatments)
-        log.warning(
-            "%s at step %d: %s: %s", treatment.outcome, treatment.step, treatment.change.summary, treatment.reason
-        )
+        with beside_bars():
+            log.warning(
+                "%s at step %d: %s: %s", treatment.outcome, treatment.step, treatment.change.summary, treatment.reason
+            )
 
     def _seek_safe_point(self) -> None:
         """Without ``batches`` the next safe point is found by looking at the forward passes."""
@@ -400,7 +426,8 @@ class Medic:
     def _note(self, text: str) -> None:
         if text not in self._notes:
             self._notes.append(text)
-            log.warning("%s (the training goes on)", text)
+            with beside_bars():
+                log.warning("%s (the training goes on)", text)
 
     def _not_measured(self) -> dict[str, str]:
         return self._probe.not_measured
@@ -425,4 +452,5 @@ def _keep_quiet(_: Finding) -> None:
 
 def _log_finding(finding: Finding) -> None:
     level = logging.INFO if finding.severity == "info" else logging.WARNING
-    log.log(level, "%s %s at step %d: %s", finding.code, finding.name, finding.step, finding.message)
+    with beside_bars():
+        log.log(level, "%s %s at step %d: %s", finding.code, finding.name, finding.step, finding.message)

@@ -29,6 +29,7 @@ def watch(
     on_finding: Callable[[Finding], Any] | None = None,
     logdir: str | os.PathLike[str] | None = None,
     settings: Settings | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    status: bool = False,
 ) -> Medic:
     """Watch the training of ``model`` by ``optimizer`` (or lists of each), from now until ``close()``.
 
@@ -48,6 +49,8 @@ def watch(
         logdir: where the record, the report and TensorBoard files go; ``None`` writes nothing.
         settings: a ``Settings``, a dict or a TOML file; by default ``trainmedic.toml`` or ``[tool.trainmedic]`` in
             ``pyproject.toml`` of the working directory.
+        status: whether to keep the last line of the terminal for the state of the run; elsewhere nothing is shown
+            (in a notebook it is logged each minute).
 
     Raises:
         UsageError: for an argument that cannot be meant.
@@ -91,6 +94,7 @@ def watch(
         on_finding=on_finding,
         logdir=logdir,
         settings=Settings.load(settings),
+        status=status,
     )
 
 
