@@ -25,6 +25,8 @@ from trainmedic.hooks.reading import Reading
 from trainmedic.hooks.scaler import ScalerWatch, found_inf, unscaled
 from trainmedic.hooks.schedule import Schedule
 
+COMPILED = "modules are compiled in this process: hooks that come and go would have them compiled again"
+
 Guard = Callable[[torch.optim.Optimizer], bool | None]
 """Called right before a step; a guard's method ``after(optimizer)``, if it has one, is called when the step is over."""
 
@@ -147,8 +149,8 @@ class Probe:
         register = nn.modules.module.register_module_module_registration_hook
         self._handles.append(register(self._registered))
         self._frames = compiled.frames()
-        if compiled.is_compiled(self.models):
-            self._freeze("the model is compiled: hooks on its modules would recompile it")
+        if compiled.is_compiled(self.models) or compiled.sees_hooks():
+            self._freeze(COMPILED)
         if ranks.processes() > 1:
             self.not_measured["loss, activations, inputs and outputs of other processes"] = "each sees its own batches"
         if any(isinstance(module, torch.jit.ScriptModule) for model in self.models for module in model.modules()):
@@ -200,7 +202,7 @@ class Probe:
         """``torch.compile`` puts a model into a wrapper: hooks on modules go before anything is traced."""
         if type(module).__name__ == "OptimizedModule" and not self._frozen:
             self._forward_off()
-            self._freeze("the model is compiled: hooks on its modules would recompile it")
+            self._freeze(COMPILED)
 
     def _freeze(self, reason: str) -> None:
         self._frozen = True
@@ -231,7 +233,9 @@ class Probe:
         self.ends.begin()
         self._noise.begin()
         if not self._frozen and compiled.frames() > self._frames:
-            self._freeze("parts of the step are compiled: hooks on modules would recompile them")
+            self._frames = compiled.frames()
+            if compiled.sees_hooks():
+                self._freeze(COMPILED)
         if self._frozen:
             return
         if self.measuring:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
 import trainmedic
+from trainmedic.history import History
 
 
 class Net(nn.Module):
@@ -60,7 +61,7 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, medic: trainmedic.Me
         loss = F.cross_entropy(net(x), y)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if medic:
             medic.log(loss)
     return losses
@@ -95,19 +96,73 @@ def test_nothing_is_compiled_again_and_no_graph_breaks(compile_model, when: str)
     assert "activation_std" not in history
 
 
-def test_a_part_that_is_compiled_is_not_compiled_again() -> None:
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn, medic: trainmedic.Medic) -> History:
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss_fn(model(torch.randn(4, 8)), torch.randint(0, 3, (4,))).backward()
+        optimizer.step()
+    return medic.report().history
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_compiled_functions_without_modules_leave_activations_in_sight(warm: bool) -> None:
     torch.manual_seed(0)
     counting = Counting()
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loss_fn = torch.compile(F.cross_entropy, backend=counting.backend, fullgraph=True)
+    if warm:
+        loss_fn(torch.randn(4, 3, requires_grad=True), torch.randint(0, 3, (4,))).backward()
     with trainmedic.watch(model, optimizer, settings={"every": 3}) as medic:
-        for _ in range(40):
-            optimizer.zero_grad()
-            loss_fn(model(torch.randn(4, 8)), torch.randint(0, 3, (4,))).backward()
-            optimizer.step()
+        history = steps(model, optimizer, loss_fn, medic)
     assert counting.calls == 2
-    assert len(medic.report().history.series("gradient/norm").steps) == 40
+    assert not torch._dynamo.utils.counters["recompiles"]
+    assert len(history.series("gradient/norm").steps) == 40
+    assert len(history.layers("activation_std").steps) == 27
+
+
+@pytest.mark.parametrize(("when", "seen"), [("before", 0), ("at the start", 1), ("later", 22)])
+def test_another_model_that_is_compiled_is_not_compiled_again(when: str, seen: int) -> None:
+    """A teacher: hooks on all modules would reach it too."""
+    torch.manual_seed(0)
+    counting = Counting()
+    model, teacher = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    @torch.compile(backend=counting.backend, fullgraph=True)
+    def taught(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return teacher(x)
+
+    calls = 0
+
+    def loss_fn(output: Tensor, _: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return F.mse_loss(output, taught(torch.randn(4, 8)) if calls > 25 or when != "later" else output.detach())
+
+    if when == "before":
+        taught(torch.randn(4, 8))
+    with trainmedic.watch(model, optimizer, settings={"every": 3}) as medic:
+        history = steps(model, optimizer, loss_fn, medic)
+    assert counting.calls == 1
+    assert not torch._dynamo.utils.counters["recompiles"]
+    assert len(history.layers("activation_std").steps if seen else ()) == seen, "steps before it was compiled"
+    assert "modules are compiled in this process" in " ".join(medic.report().notes)
+
+
+def test_the_model_itself_may_be_handed_over_when_its_compiled_stand_in_trains() -> None:
+    torch.manual_seed(0)
+    counting = Counting()
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    net = torch.compile(model, backend=counting.backend, fullgraph=True)
+    with warnings.catch_warnings(), trainmedic.watch(model, optimizer, settings={"every": 3}) as medic:
+        warnings.simplefilter("error")
+        train(net, optimizer, medic)
+    assert counting.calls == 2
+    assert not torch._dynamo.utils.counters["recompiles"]
+    assert len(medic.report().history.layers("update_ratio").steps) == 33
 
 
 def test_no_trace_is_left_for_the_compiler() -> None:
