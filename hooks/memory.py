@@ -37,3 +37,12 @@ class Memory:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def resident() -> float | None:
+    """Resident memory of this process in bytes, asked for once."""
+    memory = Memory()
+    try:
+        return memory.host()
+    finally:
+        memory.close()

@@ -2,18 +2,19 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainmedic.hooks.ranks import sharded, whole
+from trainmedic.hooks.ranks import sharded, summed, whole
 from trainmedic.hooks.reading import Reading
 from trainmedic.hooks.sampling import ORDINARY, dense, gathered, stride, thinned, unreadable
 
 Named = Sequence[tuple[str, nn.Parameter]]
+Sum = Callable[[Tensor], Tensor]
 
 UNITS = 2_048
 """Units of a weight that are compared with each other, at most."""
@@ -81,9 +82,8 @@ class Gradients:
         reading.put_row("gradient_norm", names, two)
         if full:
             self._current = now = _Sampled(names, gathered(values))
-            now.put(reading, divisor)
-            if self._earlier is not None and self._earlier.matches(now):
-                reading.put_row("gradient_cosine", names, cosines(now.parts, self._earlier.parts))
+            sums = self._summed([gradient for _, gradient in present] if self.sharded else ())
+            now.put(reading, divisor, self._earlier, sums)
             self._watch([parameter for _, parameter in self.named if parameter.grad is not None])
         return two
 
@@ -94,6 +94,11 @@ class Gradients:
             if gradient is None or gradient.layout is not torch.strided or gradient.dtype is not torch.float32:
                 return None
         return torch.stack(torch._foreach_norm(gradients))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _summed(sharded_gradients: Sequence[Tensor]) -> Sum:
+        """How sums over this rank's parts of the gradients become sums over all of them."""
+        return functools.partial(summed, tensors=sharded_gradients) if sharded_gradients else lambda values: values
 
     @staticmethod
     def _whole(values: list[Tensor], present: list[tuple[str, Tensor]]) -> Tensor:
@@ -137,13 +142,22 @@ class _Sampled:
             a.shape == b.shape and a.device == b.device for a, b in zip(self.parts, other.parts, strict=True)
         )
 
-    def put(self, reading: Reading, scale: Tensor | float | None) -> None:
-        """Mean absolute value and share of zeros."""
+    def put(
+        self, reading: Reading, scale: Tensor | float | None, earlier: "_Sampled | None", of_all_ranks: Sum
+    ) -> None:
+        """Mean absolute value, share of zeros, and the cosine with the sample of the step before."""
         lengths = _lengths(tuple(part.numel() for part in self.parts), self.parts[0].device)
-        mean = norms(self.parts, 1.0) / lengths
-        reading.put_row("gradient_mean_abs", self.names, mean if scale is None else mean / scale)
         signs = norms(list(torch._foreach_sign(self.parts)), 1.0)
+        rows = [lengths, norms(self.parts, 1.0), signs]
+        compared = earlier is not None and earlier.matches(self)
+        if earlier is not None and compared:
+            rows += products(self.parts, earlier.parts)
+        lengths, total, signs, *squares = of_all_ranks(torch.stack(rows))
+        mean = total / lengths
+        reading.put_row("gradient_mean_abs", self.names, mean if scale is None else mean / scale)
         reading.put_row("gradient_zeros", self.names, 1 - signs / lengths)
+        if compared:
+            reading.put_row("gradient_cosine", self.names, cosines(*squares))
 
 
 @functools.lru_cache(maxsize=8)
@@ -152,10 +166,15 @@ def _lengths(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
-def cosines(now: list[Tensor], before: list[Tensor]) -> Tensor:
-    """The cosine of each pair of vectors: ``|a + b|^2 - |a - b|^2 = 4 a.b``, so that fused kernels do it."""
+def products(now: list[Tensor], before: list[Tensor]) -> list[Tensor]:
+    """``|a + b|^2``, ``|a - b|^2``, ``|a|^2`` and ``|b|^2`` of each pair of vectors, with fused kernels."""
     plus, minus = norms(list(torch._foreach_add(now, before))), norms(list(torch._foreach_sub(now, before)))
-    return (plus.square() - minus.square()) / (4 * norms(now) * norms(before))
+    return [plus.square(), minus.square(), norms(now).square(), norms(before).square()]
+
+
+def cosines(plus: Tensor, minus: Tensor, now: Tensor, before: Tensor) -> Tensor:
+    """The cosine of each pair of vectors from their :func:`products`: ``|a + b|^2 - |a - b|^2 = 4 a.b``."""
+    return (plus - minus) / (4 * now.sqrt() * before.sqrt())
 
 
 class Updates:
@@ -169,7 +188,9 @@ class Updates:
     @torch.no_grad()
     def before(self) -> None:
         """Right before the step: keep the sample."""
-        self.named = [(name, parameter) for name, parameter in self.named if dense(parameter.detach()).numel()]
+        self.sharded = sharded([parameter for _, parameter in self.named])
+        if not self.sharded:  # of shards the others may have more
+            self.named = [(name, parameter) for name, parameter in self.named if dense(parameter.detach()).numel()]
         if self.named:
             self._before = gathered([dense(parameter.detach()) for _, parameter in self.named])
 
@@ -182,9 +203,11 @@ class Updates:
         values = [dense(parameter.detach()) for _, parameter in self.named]
         now = gathered(values)
         moved = norms(list(torch._foreach_sub(now, self._before)))
-        reading.put_row("update_ratio", names, moved / norms(self._before))
-        if not sharded([parameter for _, parameter in self.named]):
-            reading.put_row("weight_norm", names, norms(values))
+        parts = torch.stack([moved, norms(self._before), norms(values)])
+        if self.sharded:
+            parts = whole(parts, [parameter for _, parameter in self.named])
+        reading.put_row("update_ratio", names, parts[0] / parts[1])
+        reading.put_row("weight_norm", names, parts[2])
         self._before = []
 
 

@@ -157,8 +157,7 @@ class Probe:
             self.not_measured["activations of scripted modules"] = "no hook sees inside them"
         if ranks.sharded([parameter for _, parameter in self.parameters]):
             self.schedule.deterministic()  # all ranks must measure the same steps
-            reason = "each process holds a shard; only gradient norms are of the whole"
-            self.not_measured["weights, updates and samples of gradients of other processes"] = reason
+            self.not_measured["spread of weights and equal units in other processes"] = "each holds a shard"
         self._begin()
 
     def detach(self) -> None:
@@ -510,6 +509,12 @@ class Probe:
             rows += [row.only(names) for reading, names in pending.gradients for row in read[id(reading)] if names]
         for snapshot in self._assembling.snapshots(pending.step, rows, pending.values, pending.measured):
             self._on_snapshot(snapshot)
+
+
+def watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a probe is at work on an optimizer already: two would count each other's steps."""
+    probes = (getattr(getattr(h, "func", None), "__self__", None) for h in optimizer._optimizer_step_pre_hooks.values())
+    return any(isinstance(p, Probe) and not p._deaf and p._process == os.getpid() for p in probes)
 
 
 class _Guarded:

@@ -24,11 +24,16 @@ def sharded(tensors: Sequence[Tensor]) -> bool:
 
 
 def whole(norms: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """The 2-norms of whole tensors from those of this rank's shards: one exchange per mesh dimension that shards.
+    """The 2-norms of whole tensors from those of this rank's shards; see :func:`summed`."""
+    return summed(norms.square(), tensors).sqrt()
 
-    All ranks of a mesh must call this at the same point. What is not a distributed tensor stays as it is.
+
+def summed(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """What sums over the elements of whole tensors are, from those over this rank's shards.
+
+    ``values`` is (..., tensors). There is one exchange per mesh dimension that shards, which all ranks of a mesh must
+    take part in at the same point. What is not a distributed tensor stays as it is.
     """
-    squares = norms.square()
     meshes: list[Any] = []
     for tensor in tensors:
         mesh = getattr(tensor, "device_mesh", None)
@@ -38,10 +43,10 @@ def whole(norms: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         for dimension in range(mesh.ndim):
             shared = [_is_shard(tensor, mesh, dimension) for tensor in tensors]
             if any(shared) and mesh.size(dimension) > 1:
-                summed = squares.clone()
-                dist.all_reduce(summed, group=mesh.get_group(dimension))
-                squares = torch.where(torch.tensor(shared, device=squares.device), summed, squares)
-    return squares.sqrt()
+                together = values.clone()
+                dist.all_reduce(together, group=mesh.get_group(dimension))
+                values = torch.where(torch.tensor(shared, device=values.device), together, values)
+    return values
 
 
 def _is_shard(tensor: Any, mesh: Any, dimension: int) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 
 from trainmedic.diagnose import Finding
 from trainmedic.errors import UsageError, nearest
+from trainmedic.hooks.probe import watched
 from trainmedic.medic import Medic
 from trainmedic.settings import Settings
 
@@ -59,6 +60,11 @@ def watch(
     models = _several(model, nn.Module, "model", "a torch.nn.Module")
     optimizers = _several(optimizer, torch.optim.Optimizer, "optimizer", "a torch.optim.Optimizer")
     _check_parameters(models, optimizers)
+    for member in filter(watched, optimizers):
+        raise UsageError(
+            f"the optimizer ({type(member).__name__}) is watched already: "
+            "call close() on that medic first, or let it end with its `with` block"
+        )
     for name, function in (("loss_fn", loss_fn), ("step_fn", step_fn), ("on_finding", on_finding)):
         if function is not None and not callable(function):
             raise UsageError(f"{name} must be callable, but got {type(function).__name__}")

@@ -21,7 +21,7 @@ class Writing:
     """Writes into one logdir. What was saved stays readable whenever the run is killed."""
 
     EVERY = 30.0  # seconds between two savings of the record of a run that goes on, at least
-    SHARE = 0.002  # of the time that the training may be held up by saving
+    SHARE = 0.005  # of the time that the training may be held up by saving
 
     def __init__(self, logdir: Path) -> None:
         self.logdir = logdir

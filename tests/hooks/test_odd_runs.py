@@ -547,3 +547,25 @@ def test_the_order_of_layers_under_reentrant_checkpointing() -> None:
     history = medic.report().history
     assert [history.architecture[str(i)].order for i in range(4)] == [0, 1, 2, 3]
     assert history.facts["accumulation"] == 1
+
+
+def test_an_optimizer_has_one_medic_at_a_time_and_a_model_may_have_several() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    body, head = (torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2))
+    first = trainmedic.watch(model, body, settings={"every": 1})
+    with pytest.raises(UsageError, match=r"SGD\) is watched already: call close\(\) on that medic first"):
+        trainmedic.watch(model, [head, body])
+    second = trainmedic.watch(model, head, settings={"every": 1})
+    for _ in range(5):
+        for optimizer in (body, head):
+            model.zero_grad()
+            model(torch.randn(6, 4)).square().mean().backward()
+            optimizer.step()
+    for medic in (first, second):
+        medic.close()
+        history = medic.report().history
+        assert history.series("gradient/norm").steps.tolist() == list(range(5))
+    assert set(first.report().history.layers("update_ratio").layers) == {"0.weight", "0.bias"}
+    with trainmedic.watch(model, body):
+        pass

@@ -13,31 +13,41 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
+import trainmedic
+from trainmedic.history import History
+
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), nn.Linear(1, 3))  # uneven and empty shards
 
 
 def batch(rank: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(100 * step + rank)
-    return torch.randn(6, 8, generator=generator), torch.randint(0, 4, (6,), generator=generator)
+    return torch.randn(6, 8, generator=generator), torch.randint(0, 3, (6,), generator=generator)
 
 
-def expected_norms(steps: int) -> list[float]:
-    """What one process sees that trains on both batches together."""
+STATISTICS = ("gradient_norm", "gradient_mean_abs", "gradient_zeros", "gradient_cosine", "update_ratio", "weight_norm")
+
+
+def tables(history: History) -> dict[str, dict[str, float]]:
+    return {statistic: dict(history.layers(statistic).latest()) for statistic in STATISTICS}
+
+
+def alone(steps: int) -> tuple[list[float], dict[str, dict[str, float]]]:
+    """What one process records that trains on both batches together."""
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    norms = []
-    for step in range(steps):
-        x, y = (torch.cat(parts) for parts in zip(batch(0, step), batch(1, step), strict=True))
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        norms.append(float(nn.utils.get_total_norm([p.grad for p in model.parameters()])))
-        optimizer.step()
-    return norms
+    with trainmedic.watch(model, optimizer, settings={"every": 1}) as medic:
+        for step in range(steps):
+            x, y = (torch.cat(parts) for parts in zip(batch(0, step), batch(1, step), strict=True))
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    history = medic.report().history
+    return history.series("gradient/norm").values.tolist(), tables(history)
 
 
 def data_parallel() -> tuple[nn.Module, nn.Module]:
@@ -51,7 +61,7 @@ def sharded() -> tuple[nn.Module, nn.Module]:
 
     model = net()
     mesh = init_device_mesh("cpu", (2,))
-    for part in (model[0], model[2], model):
+    for part in (model[0], model[2], model[3], model):
         fully_shard(part, mesh=mesh)
     return model, model
 
@@ -76,7 +86,7 @@ def work(rank: int, port: int, make: Callable[[], tuple[nn.Module, nn.Module]], 
         history = medic.report().history
         seen = {
             "norms": history.series("gradient/norm").values.tolist(),
-            "weights": dict(history.layers("weight_norm").latest()) if "weight_norm" in history else {},
+            "tables": tables(history),
             "notes": list(medic.report().notes),
             "written": medic._writing is not None,
         }
@@ -96,19 +106,11 @@ def run(make: Callable[[], tuple[nn.Module, nn.Module]], every: int, folder: Pat
 @pytest.mark.parametrize(("make", "every"), [(data_parallel, 1), (sharded, 1)])
 def test_gradients_and_weights_are_of_the_whole(make, every: int, tmp_path: Path) -> None:
     first, second = run(make, every, tmp_path)
-    assert first["norms"] == pytest.approx(expected_norms(25), rel=1e-4)
+    norms, expected = alone(25)
+    assert first["norms"] == pytest.approx(norms, rel=1e-4)
     assert second["norms"] == pytest.approx(first["norms"], rel=1e-6)
-    assert first["weights"] == pytest.approx(second["weights"], rel=1e-6)
-    assert bool(first["weights"]) is (make is data_parallel)
-    if first["weights"]:
-        model = net()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for step in range(25):
-            x, y = (torch.cat(parts) for parts in zip(batch(0, step), batch(1, step), strict=True))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-        plain = {name: float(p.detach().norm()) for name, p in model.named_parameters()}
-        assert first["weights"] == pytest.approx(plain, rel=1e-4)
+    for statistic in STATISTICS:
+        assert first["tables"][statistic] == pytest.approx(expected[statistic], rel=1e-3, abs=1e-6), statistic
+        assert second["tables"][statistic] == pytest.approx(first["tables"][statistic], rel=1e-6)
     assert (first["written"], second["written"]) == (True, False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rank0.json", "rank1.json", "run"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import trainmedic
 from trainmedic.history import History
 from trainmedic.hooks.noise import NoiseScale
-from trainmedic.hooks.parameters import Gradients, _equal_units, cosines
+from trainmedic.hooks.parameters import Gradients, _equal_units, cosines, products
 from trainmedic.hooks.reading import Reading
 from trainmedic.hooks.sampling import SAMPLE, rows, stride, thinned
 
@@ -134,7 +134,7 @@ def test_the_cosine_of_vectors_large_and_small() -> None:
     b = [torch.randn(1_000) * scale + 0.5 * x for scale, x in zip((1e-12, 1.0, 1e12), a, strict=True)]
     pairs = [(x.double(), y.double()) for x, y in zip(a, b, strict=True)]
     expected = [float(x @ y / (x.norm() * y.norm())) for x, y in pairs]
-    assert cosines(a, b).tolist() == pytest.approx(expected, abs=1e-5)
+    assert cosines(*products(a, b)).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_cosines_need_two_steps_in_a_row() -> None:
