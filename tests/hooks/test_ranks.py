@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,46 +65,55 @@ def sharded() -> tuple[nn.Module, nn.Module]:
     return model, model
 
 
-def work(rank: int, port: int, make: Callable[[], tuple[nn.Module, nn.Module]], every: int, folder: Path) -> None:
+KINDS = {"data parallel": data_parallel, "sharded": sharded}
+
+
+def work(rank: int, port: int, folder: Path) -> None:
     import trainmedic.medic
 
     trainmedic.medic.RAISE_ERRORS = True
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
-        model, watched = make()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with trainmedic.watch(watched, optimizer, settings={"every": every}, logdir=folder / "run") as medic:
-            for step in range(25):
-                x, y = batch(rank, step)
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(x), y)
-                loss.backward()
-                optimizer.step()
-                medic.log(loss)
-        history = medic.report().history
-        seen = {
-            "norms": history.series("gradient/norm").values.tolist(),
-            "tables": tables(history),
-            "notes": list(medic.report().notes),
-            "written": medic._writing is not None,
-        }
-        (folder / f"rank{rank}.json").write_text(json.dumps(seen))
+        for kind, make in KINDS.items():
+            seen = train(rank, *make(), folder / kind)
+            (folder / f"{kind} {rank}.json").write_text(json.dumps(seen))
     finally:
         dist.destroy_process_group()
 
 
-def run(make: Callable[[], tuple[nn.Module, nn.Module]], every: int, folder: Path) -> list[dict[str, Any]]:
+def train(rank: int, model: nn.Module, watched: nn.Module, logdir: Path) -> dict[str, Any]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trainmedic.watch(watched, optimizer, settings={"every": 1}, logdir=logdir) as medic:
+        for step in range(25):
+            x, y = batch(rank, step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            medic.log(loss)
+    history = medic.report().history
+    return {
+        "norms": history.series("gradient/norm").values.tolist(),
+        "tables": tables(history),
+        "written": medic._writing is not None,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes have recorded, of all kinds: they are slow to start."""
+    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (port, make, every, folder), nprocs=2)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    mp.spawn(work, (port, folder), nprocs=2)
+    return folder
 
 
-@pytest.mark.parametrize(("make", "every"), [(data_parallel, 1), (sharded, 1)])
-def test_gradients_and_weights_are_of_the_whole(make, every: int, tmp_path: Path) -> None:
-    first, second = run(make, every, tmp_path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_and_weights_are_of_the_whole(kind: str, folder: Path) -> None:
+    first, second = (json.loads((folder / f"{kind} {rank}.json").read_text()) for rank in range(2))
     norms, expected = alone(25)
     assert first["norms"] == pytest.approx(norms, rel=1e-4)
     assert second["norms"] == pytest.approx(first["norms"], rel=1e-6)
@@ -113,4 +121,4 @@ def test_gradients_and_weights_are_of_the_whole(make, every: int, tmp_path: Path
         assert first["tables"][statistic] == pytest.approx(expected[statistic], rel=1e-3, abs=1e-6), statistic
         assert second["tables"][statistic] == pytest.approx(first["tables"][statistic], rel=1e-6)
     assert (first["written"], second["written"]) == (True, False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank0.json", "rank1.json", "run"]
+    assert (folder / kind / "history.npz").exists()
