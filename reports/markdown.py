@@ -14,6 +14,7 @@ from trainmedic.reports.report import Report
 from trainmedic.reports.sparkline import sparkline
 from trainmedic.reports.verdict import cost_text, curves, grouped, how_many, not_checked, verdict
 from trainmedic.reports.wording import (
+    advice_parts,
     amount,
     code_block,
     columns,
@@ -171,7 +172,7 @@ def _finding(report: Report, finding: Finding, *, opened: bool, advise: bool) ->
     if finding.where:
         lines += ["", f"**Where:** {_where(finding.where, 8)}"]
     if finding.advice:
-        lines += ["", f"**What to do:** {text(finding.advice) if advise else 'as above'}"]
+        lines += ["", _advised_text(finding.advice) if advise else "**What to do:** as above"]
     if finding.remedies and advise:
         lines += ["", f"**Remedies:** {', '.join(map(span, finding.remedies[:8]))}"]
     cause = next((other for other in report.findings if other.id == finding.explained_by), None)
@@ -181,6 +182,15 @@ def _finding(report: Report, finding: Finding, *, opened: bool, advise: bool) ->
     late = f", evident at step {finding.detected_at:,}" if finding.detected_at != finding.step else ""
     title = f"{finding.severity.value}: {finding.code} {finding.name} since step {finding.step:,}{late}{sure}"
     return _folded(title, "\n".join(lines), opened=opened)
+
+
+def _advised_text(advice: str) -> str:
+    cause, act, checks = advice_parts(advice)
+    lines = [f"**Usually:** {text(cause)}", ""] if cause else []
+    lines += [f"**What to do:** {text(act)}"]
+    return "\n".join(
+        [*lines, *(["", "**Otherwise check**", ""] if checks else []), *(f"* {text(check)}" for check in checks)]
+    )
 
 
 def _treatment(treatment: Treatment) -> str:

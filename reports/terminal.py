@@ -15,14 +15,34 @@ from rich.text import Text
 from trainmedic.diagnose import Finding, Severity
 from trainmedic.remedies.change import Change, Treatment
 from trainmedic.reports.report import Report
-from trainmedic.reports.sparkline import sparkline
+from trainmedic.reports.sparkline import Floats, Steps, column, spans_decades, sparkline
 from trainmedic.reports.verdict import cost_text, curves, grouped, not_checked, verdict
-from trainmedic.reports.wording import columns, compared, counted, evidence_text, listed, lost, number, printable, tried
+from trainmedic.reports.wording import (
+    advice_parts,
+    columns,
+    compared,
+    counted,
+    evidence_text,
+    listed,
+    lost,
+    number,
+    printable,
+    tried,
+)
 
 WIDTH = 100
 NARROWEST = 40
-FULL = 10
-"""Findings shown in full; the others get one line each."""
+FULL = 3
+"""Illnesses shown in full; the others get a line or two each."""
+SHORT = 12
+"""Findings of one illness, or explained by one, that get a line each."""
+SPARKS = 40
+"""Columns of a curve, at most."""
+CALLED = {"gradient/norm": "gradient norm", "optimizer/learning_rate": "learning rate"}
+ENDS = 22
+"""Columns for where it began and ended."""
+CODES = 3
+"""Changes whose code is shown."""
 SUMMARIES = 200
 """Runs that get a line in a list of several."""
 
@@ -115,11 +135,12 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield _header(report)
     style = STYLES[report.severity] if report.checked or report.findings else "bold magenta"
     yield Text(printable(verdict(report)), style=style)
-    yield from _curve(report)
-    advised: set[str] = set()
-    for shown, finding in enumerate(report.roots):
-        yield from _finding(report, finding, full=shown < FULL, advise=finding.advice not in advised)
-        advised.add(finding.advice)
+    yield Curves(report)
+    by_illness: dict[str, list[Finding]] = {}
+    for finding in report.roots:
+        by_illness.setdefault(finding.code, []).append(finding)
+    for shown, alike in enumerate(by_illness.values()):
+        yield from _illness(report, alike, full=shown < FULL)
     yield from _treatments(report.treatments)
     yield from _advised(report)
     yield from _block("refused", ((remedy, reason) for remedy, reason in report.refused))
@@ -137,47 +158,116 @@ def _header(report: Report) -> Text:
     return text if report.format == "live" else text.append(f", read as {report.format}", style="dim not bold")
 
 
-def _curve(report: Report) -> Iterator[Text]:
-    for name in curves(report):
-        steps, values = report.history.series(name)
-        if len(values) > 1:
-            text = Text(f"  {printable(name):<16} ", style="dim")
-            text.append(sparkline(values, 40, steps), style="not dim blue")
-            yield text.append(f"  {number(values[0])} to {number(values[-1])}", style="dim")
+class Curves:
+    """The main curves of a run, below each other step by step, and marks where its findings begin."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        history = self.report.history
+        names = [name for name in curves(self.report) if len(history.series(name).values) > 1]
+        if not names:
+            return
+        span = (history.first_step, history.last_step)
+        shown = [printable(CALLED.get(name, name)) for name in names]
+        longest = min(max(map(len, shown)), 24)
+        numbers = options.max_width - longest - ENDS >= 20  # where it is too narrow, the curves matter most
+        sparks = min(SPARKS, options.max_width - longest - 4 - (ENDS + 2 if numbers else 0))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True, overflow="ellipsis", max_width=longest, style="dim")
+        for style in ("blue", "dim"):
+            grid.add_column(no_wrap=True, overflow="crop", style=style)
+        for name, label in zip(names, shown, strict=True):
+            line, ends = _curve(name, *history.series(name), span=span, width=sparks)
+            grid.add_row(label, line, ends if numbers else "")
+        if self.report.roots and span[1] > span[0]:
+            marks, codes = _onsets(self.report.roots, span, sparks)
+            grid.add_row("findings", marks, codes if numbers else "")
+        yield Padding(grid, (0, 0, 0, 2))
 
 
-def _finding(report: Report, finding: Finding, *, full: bool, advise: bool) -> Iterator[RenderableType]:
-    """A root with all that belongs to it; in short where ``full`` is not set, without advice that was given above."""
-    head = Text("\n" if full else "", style=STYLES[finding.severity])
+def _curve(name: str, steps: Steps, values: Floats, *, span: tuple[int, int], width: int) -> tuple[str, str]:
+    """(sparkline, where it began and ended)."""
+    logarithm = name == "gradient/norm" and spans_decades(values)
+    ends = f"{number(values[0])} to {number(values[-1])}" + (" (log)" if logarithm else "")
+    if (values == values[0]).all():
+        ends = f"{number(values[0])}, constant"
+    return sparkline(values, width, steps, span, logarithm=logarithm), ends
+
+
+def _onsets(roots: Sequence[Finding], span: tuple[int, int], width: int) -> tuple[Text, str]:
+    """A mark at the step of each onset; of several in one column the worst one's."""
+    worst: dict[int, Finding] = {}
+    for finding in roots:
+        place = column(finding.step, span, width)
+        if place not in worst or finding.severity.rank > worst[place].severity.rank:
+            worst[place] = finding
+    line = Text()
+    for place in range(max(worst) + 1):
+        found = worst.get(place)
+        line.append("▲" if found else " ", style=STYLES[found.severity] if found else "")
+    codes = [worst[place].code for place in sorted(worst)]
+    return line, listed(list(dict.fromkeys(codes)), 4)
+
+
+def _illness(report: Report, alike: Sequence[Finding], *, full: bool) -> Iterator[RenderableType]:
+    """Findings of one illness: the first with all that belongs to it, the others in a line each."""
+    finding, *others = alike
+    yield _head(finding, gap=full)
+    yield Padding(Text(printable(finding.message)), (0, 0, 0, 2))
+    if not full:
+        yield from (
+            [Padding(Text(f"and {counted(len(others), 'more of these', 'more of these')}", style="dim"), (0, 0, 0, 2))]
+            if others
+            else []
+        )
+        return
+    cause, act, checks = advice_parts(printable(finding.advice))
+    explained = [_line(other) for one in alike for other in _explained(report, one, seen=())]
+    also = [_line(other, name=False) for other in others]
+    yield _rows(
+        [
+            *(("evidence", evidence_text(evidence)) for evidence in finding.evidence),
+            ("where", listed(finding.where)),
+            *(("explains", line) for line in _first(explained)),
+            *(("also", line) for line in _first(also)),
+            ("cause", f"usually: {cause}" if cause else ""),
+            ("do", act),
+            *(("else", check) for check in checks),
+            ("remedies", listed(finding.remedies, 6)),
+        ]
+    )
+
+
+def _head(finding: Finding, *, gap: bool) -> Text:
+    head = Text("\n" if gap else "", style=STYLES[finding.severity])
     head.append(f"{finding.severity.value} {finding.code} {printable(finding.name)}")
     head.append(f"  since step {finding.step:,}", style="dim not bold")
     if finding.detected_at != finding.step:
         head.append(f", evident at step {finding.detected_at:,}", style="dim not bold")
     if finding.confidence < 1:
         head.append(f", confidence {100 * finding.confidence:.0f} %", style="dim not bold")
-    yield head
-    if not full:
-        yield Padding(Text(printable(finding.message)), (0, 0, 0, 2))
-        return
-    yield Padding(Text(printable(finding.message)), (0, 0, 0, 2))
-    yield _rows(
-        [
-            ("evidence", "; ".join(map(evidence_text, finding.evidence))),
-            ("where", listed(finding.where)),
-            ("do", printable(finding.advice) if advise else "as above"),
-            ("remedies", listed(finding.remedies, 6) if advise else ""),
-            *(("explains", line) for line in _explained(report, finding, seen=())),
-        ]
-    )
+    return head
 
 
-def _explained(report: Report, finding: Finding, seen: tuple[str, ...]) -> Iterator[str]:
-    """One line for each finding below this one, however deep."""
+def _explained(report: Report, finding: Finding, seen: tuple[str, ...]) -> Iterator[Finding]:
+    """Each finding below this one, however deep."""
     for other in report.explained_by(finding):
         if other.id not in seen:
-            since = f"since step {other.step:,}"
-            yield f"{other.code} {printable(other.name)} {since}: {printable(other.message)}"
+            yield other
             yield from _explained(report, other, (*seen, finding.id))
+
+
+def _line(finding: Finding, *, name: bool = True) -> Text:
+    """A finding in one line, cut off where the line ends."""
+    text = Text(f"{finding.code} {printable(finding.name)} " if name else "", no_wrap=True, overflow="ellipsis")
+    return text.append(f"since step {finding.step:,}: {printable(finding.message)}")
+
+
+def _first(lines: Sequence[Text]) -> list[Text]:
+    more = len(lines) - SHORT
+    return [*lines[:SHORT], Text(f"and {more:,} more")] if more > 0 else list(lines)
 
 
 def _treatments(treatments: Sequence[Treatment]) -> Iterator[RenderableType]:
@@ -206,20 +296,35 @@ def _advised(report: Report) -> Iterator[RenderableType]:
     by_id = {finding.id: finding for finding in report.findings}
     if report.advised:
         yield Text("\nwhat would be done, as code", style="bold")
-    for finding_id, change in report.advised:
-        yield from _change(change, by_id.get(finding_id))
+    for place, (finding_id, change) in enumerate(report.advised):
+        yield from _change(change, by_id.get(finding_id), code=place < CODES)
+    if len(report.advised) > CODES:
+        yield Padding(Text("their code: --format json", style="dim"), (0, 0, 0, 2))
 
 
-def _change(change: Change, finding: Finding | None) -> Iterator[RenderableType]:
+def _change(change: Change, finding: Finding | None, *, code: bool) -> Iterator[RenderableType]:
     text = Text(printable(change.remedy), style="bold")
     if finding:
         text.append(f" for {finding.code} {printable(finding.name)}", style="not bold")
     yield Padding(text.append(f": {printable(change.summary)}", style="not bold"), (0, 0, 0, 2))
-    yield Code(change.code)
+    if code:
+        yield Code(change.code)
 
 
 def _not_checked(report: Report) -> Iterator[RenderableType]:
-    yield from _block("not checked", ((", ".join(rules), reason) for reason, rules in not_checked(report)), style="dim")
+    """Rules that could not judge, by what they lack, in one paragraph: there may be many."""
+    reasons = not_checked(report)
+    if not reasons:
+        return
+    rules = len(report.not_checked) + len(report.checked)
+    yield Text(f"\nnot checked: {len(report.not_checked):,} of {counted(rules, 'rule')}", style="bold dim")
+    told = [
+        f"{printable(reason.removesuffix(' in this history'))}: "
+        + ", ".join(codes if len(codes) > 1 or len(reasons) > 4 else names)
+        for reason, names in reasons
+        for codes in [[name.split(" ")[0] for name in names]]
+    ]
+    yield Padding(Text("; ".join(told), style="dim"), (0, 0, 0, 2))
 
 
 def _block(title: str, rows: Iterable[tuple[str, str]], style: str = "") -> Iterator[RenderableType]:
@@ -230,7 +335,7 @@ def _block(title: str, rows: Iterable[tuple[str, str]], style: str = "") -> Iter
         yield Padding(Text(line, style=style), (0, 0, 0, 2))
 
 
-def _rows(rows: Iterable[tuple[str, str]]) -> RenderableType:
+def _rows(rows: Iterable[tuple[str, str | Text]]) -> RenderableType:
     """Labels in one column, texts wrapped in the next; rows without text are left out."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim", width=8)
@@ -238,6 +343,6 @@ def _rows(rows: Iterable[tuple[str, str]]) -> RenderableType:
     previous = ""
     for label, text in rows:
         if text:
-            grid.add_row("" if label == previous else label, Text(text))
+            grid.add_row("" if label == previous else label, text if isinstance(text, Text) else Text(text))
             previous = label
     return Padding(grid, (0, 0, 0, 2))

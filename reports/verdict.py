@@ -3,9 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from trainmedic.diagnose import Finding, Severity
 from trainmedic.reports.report import Report
 from trainmedic.reports.wording import counted, listed, number
+
+VARIES = 1e-3
+"""Share by which a learning rate changes that is worth a curve: it shows in three digits."""
 
 
 def verdict(report: Report) -> str:
@@ -60,10 +65,15 @@ def not_checked(report: Report) -> list[tuple[str, list[str]]]:
 
 
 def curves(report: Report) -> list[str]:
-    """The series that are worth a line: the losses, of training and validation, or up to two that are called so."""
+    """The series that are worth a line: the losses, the norm of the gradients, and the rate, if it is not constant."""
     names = report.history.names()
-    main = sorted(name for name in names if name in ("train/loss", "validation/loss"))
-    return main or [name for name in names if name.endswith("/loss")][:2]
+    losses = sorted(name for name in names if name in ("train/loss", "validation/loss"))
+    losses = losses or [name for name in names if name.endswith("/loss")][:2]
+    rate = "optimizer/learning_rate"
+    rates = report.history.series(rate).values if rate in names else np.empty(0)
+    rates = rates[np.isfinite(rates)]
+    varies = len(rates) > 0 and float(np.ptp(rates)) > VARIES * float(np.abs(rates).max())
+    return [*losses, *(name for name in names if name == "gradient/norm"), *([rate] if varies else [])]
 
 
 def _calm(report: Report) -> str:

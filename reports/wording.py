@@ -45,7 +45,7 @@ def number(value: float | None) -> str:
         return "inf" if value > 0 else "-inf"
     if value == int(value) and abs(value) < 1e7:
         return f"{int(value):,}"
-    if 1000 <= abs(value) < 1e7:
+    if 100 <= abs(value) < 1e7:
         return f"{value:,.0f}"
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
@@ -86,6 +86,20 @@ def listed(names: Sequence[str], first: int = 3) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """``1 rule``, ``2 rules``."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def advice_parts(advice: str) -> tuple[str, str, tuple[str, ...]]:
+    """(what is usually the cause, what to do, what else to check) of a rule's advice; all of it to do, if it is not so.
+
+    Advice goes: "Usually means ... Do this: ... Otherwise check (a) ...; (b) ...; (c) ..."
+    """
+    parts = re.fullmatch(
+        r"Usually means (?:that )?(.*?)\s*Do this: (.*?)\s*Otherwise check (\(a\).*)", advice, re.DOTALL
+    )
+    if parts is None:
+        return "", advice, ()
+    checks = re.split(r"(?<=[;.?])\s+(?=\([a-z]\) )", parts[3])
+    return parts[1].rstrip("."), parts[2].rstrip("."), tuple(check.rstrip("; .") for check in checks if check)
 
 
 def compared(treatment: Treatment) -> list[tuple[str, str, str]]:

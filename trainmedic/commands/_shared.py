@@ -167,7 +167,8 @@ def screen_options(output: str | None) -> dict[str, Any]:
 
     screen = Console()
     shown = output is None and screen.is_terminal
-    return {"width": screen.width if shown else WIDTH, "color": shown and screen.color_system is not None}
+    colored = shown and screen.color_system is not None and not screen.no_color  # not with NO_COLOR, nor TERM=dumb
+    return {"width": screen.width if shown else WIDTH, "color": colored}
 
 
 def write(text: str, output: str | None) -> None:
