@@ -33,9 +33,10 @@ class Leaf:
 
 @dataclass
 class Part:
-    """One module as it was: what it holds by name, its mode, and its extra state."""
+    """One module as it was: its class, what it holds by name, its mode, and its extra state."""
 
     module: nn.Module
+    kind: type[nn.Module]
     parameters: dict[str, nn.Parameter | None]
     buffers: dict[str, Tensor | None]
     transient: frozenset[str]  # buffers that its state_dict leaves out
@@ -51,6 +52,7 @@ class Stepper:
     """
 
     live: torch.optim.Optimizer
+    kind: type[torch.optim.Optimizer]
     state: dict[Any, Any]
     options: list[dict[str, Any]]
     members: list[list[Tensor]]
@@ -162,7 +164,7 @@ class State:
                 self._keep(buffer, memory, judged=isinstance(module, _NormBase))
         extra = copy.deepcopy(module.get_extra_state()) if has_extra(module) else None
         transient = frozenset(module._non_persistent_buffers_set)
-        return Part(module, parameters, buffers, transient, module.training, extra)
+        return Part(module, type(module), parameters, buffers, transient, module.training, extra)
 
     def _keep_optimizers(self, optimizers: Iterable[torch.optim.Optimizer], memory: Memory) -> None:
         for optimizer in optimizers:
@@ -176,7 +178,7 @@ class State:
                 {k: freeze(v, self._keeper(memory, clock=k in CLOCKS)) for k, v in group.items() if k != "params"}
                 for group in optimizer.param_groups
             ]
-            self.steppers.append(Stepper(optimizer, state, options, members, marks))
+            self.steppers.append(Stepper(optimizer, type(optimizer), state, options, members, marks))
 
     def copies(self) -> dict[tuple[str, int], Tensor]:
         """All memory of this state, by what it is the copy of."""
@@ -200,8 +202,10 @@ class State:
         return all(bool(torch.stack(each).all()) for each in flags.values())
 
     def fits(self, run: Run) -> bool:
-        """Whether the models are built as they were: weights alone do not make them compute what they did."""
-        return {id(module) for model in run.models for module in model.modules()} == set(self.parts)
+        """Whether models and optimizers are built as they were: weights alone do not make them do what they did."""
+        built = {id(module): type(module) for model in run.models for module in model.modules()}
+        same = all(type(kept.live) is kept.kind for kept in self.steppers)
+        return same and built == {key: part.kind for key, part in self.parts.items()}
 
     # -- putting back --------------------------------------------------------------------------------------------
 

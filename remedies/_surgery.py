@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from trainmedic.remedies._alive import alive
-from trainmedic.remedies._graft import Graft, graft, home_of, join, leave, new_parameters, plain, ungraft
+from trainmedic.remedies._graft import Graft, graft, has_graft, home_of, join, leave, new_parameters, plain, ungraft
 from trainmedic.remedies._layers import NORM, units_of
 from trainmedic.remedies.remedy import Refused, Undo
 from trainmedic.remedies.run import Run
@@ -188,7 +188,9 @@ def graft_all(run: Run, names: Iterable[str], live: Mapping[str, nn.Module], mix
                 _graft_one(live[name], path, mixin, parts, run.optimizers, undos)
                 grafted.append((model, path))
                 for copy in copies[id(model)]:  # an average pairs parameters by position: it needs the same ones
-                    _graft_one(copy.module.get_submodule(path), path, mixin, parts, (), undos)
+                    twin = copy.module.get_submodule(path)
+                    if not has_graft(twin, mixin):  # or it is another run's
+                        _graft_one(twin, path, mixin, parts, (), undos)
     except BaseException:
         undo()
         raise
