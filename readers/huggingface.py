@@ -10,6 +10,7 @@ from trainmedic.errors import UnreadableError
 from trainmedic.history import History
 from trainmedic.readers.cutoff import before_the_cut
 from trainmedic.readers.jsonlog import line_of_step
+from trainmedic.readers.names import evaluation_sets
 from trainmedic.readers.reader import Claim, Options, Reader
 
 STATE = "trainer_state.json"
@@ -100,12 +101,6 @@ def _fill(history: History, rows: list[Mapping[str, Any]]) -> None:
     history.facts["names"] = {name: key for name, key in names.items() if name != key}
     if restarts:
         history.facts["restarts"] = restarts[:1_000]
-
-
-def evaluation_sets(keys: Iterable[str]) -> list[str]:
-    """Names of evaluation sets: the Trainer itself writes a runtime for each. Longest first."""
-    found = {match[1] for key in set(keys) if (match := re.fullmatch(r"eval_(.+)_runtime", key))}
-    return sorted(found, key=lambda name: (-len(name), name))
 
 
 def series_name(key: str, sets: Iterable[str]) -> str:

@@ -114,7 +114,7 @@ class Source:
             raise UnreadableError(f"{self.path}: {error.strerror or _one_line(error)}") from error
         except Exception as error:  # whatever a broken or hostile file sets off, it is the file that is wrong
             raise UnreadableError(f"{self.path}: broken {self.reader.name} log: {_one_line(error)}") from error
-        if options and options.names:
+        if options and options.names and self.reader.name != "trainmedic":  # which has the names that it should
             histories = [renamed(history, options.names) for history in histories]
         for history in histories:
             history.facts["source"] = str(self.path)

@@ -22,12 +22,11 @@ def renamed(history: History, names: Mapping[str, str]) -> History:
     known: dict[str, str] = dict(history.facts.get("names") or {})
     own = {series: known.get(series, series) for series in history.names()}
     wanted = {series: names[name] for series, name in own.items() if name in names}
-    if not wanted or history.statistics():  # what a watched run wrote has the names that it should
+    if not wanted:
         return history
     clock = next((series for series, ours in wanted.items() if ours == CLOCK), None)
     counted = _Clock(history.series(clock)) if clock else None
-    result = History()
-    result.facts, result.lines = history.facts, history.lines
+    result = history.without_series()
     taken: dict[str, str] = {}
     for series, name in own.items():
         if series == clock:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
+from trainmedic.readers.filling import fill
 from trainmedic.readers.names import canonical, counts_epochs, step_column
 
 LARGEST_STEP = 2**53
@@ -72,7 +73,7 @@ class Table:
         else:
             time = self._time or ("epoch" if counts_epochs(clock or "") else "step")
         series = {name: (_integers(c.rows), np.array(c.values)) for name, c in filled.items() if name != clock}
-        names = canonical(list(series))
+        names = canonical(list(series), {name: len(rows) for name, (rows, _) in series.items()})
         at = np.arange(self.count) if steps is None else steps
         back = _fallbacks(at, series)
         starts = _starts(at, back)
@@ -99,10 +100,9 @@ class Table:
         """The run in the rows from ``start`` to before ``end``."""
         history = History()
         history.facts.update(self.facts)
-        for name, (rows, values) in series.items():
-            part = slice(*np.searchsorted(rows, (start, end)))
-            if part.start < part.stop:
-                history.add_series(names.get(name, name), steps[rows[part]], values[part])
+        parts = {name: slice(*np.searchsorted(rows, (start, end))) for name, (rows, _) in series.items()}
+        told = [(name, part, *series[name]) for name, part in parts.items() if part.start < part.stop]
+        fill(history, [(name, steps[rows[part]], values[part]) for name, part, rows, values in told], names)
         history.facts["names"] = {ours: name for name, ours in names.items() if ours in history}
         notes = list(self.notes)
         fell = back[(back > start) & (back < end)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from trainmedic.history import History
 from trainmedic.readers.crc32c import Integers
 from trainmedic.readers.events import HEADER, Log, Run, is_sound
+from trainmedic.readers.filling import fill
 from trainmedic.readers.histograms import add_to
 from trainmedic.readers.names import TRAIN, VALIDATION, canonical
 from trainmedic.readers.reader import Claim, Options, Reader
@@ -119,9 +120,8 @@ def _history(runs: Mapping[Affixes, Run], options: Options) -> History:
             series[name if name not in series else tag] = steps, values
             own[name] = tag
             times.append(wall_times[[0, -1]])
-    known = canonical(list(series))
-    for name, (steps, values) in series.items():
-        history.add_series(known.get(name, name), steps, values)
+    known = canonical(list(series), {name: len(steps) for name, (steps, _) in series.items()})
+    fill(history, [(name, steps, values) for name, (steps, values) in series.items()], known)
     epochs = bool(own) and all(tag.startswith(("epoch_", "evaluation_")) for tag in own.values())
     history.facts["time"] = "epoch" if epochs else "step"
     history.facts["names"] = {ours: own.get(name, name) for name, ours in known.items() if ours in history}

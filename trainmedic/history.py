@@ -475,6 +475,13 @@ class History:
                     source[name] = rows.without(columns, first, last)
         return part
 
+    def without_series(self) -> "History":
+        """A history that shares everything with this one but the series, of which it has none."""
+        part = History()
+        part.facts, part.architecture, part.lines = self.facts, self.architecture, self.lines
+        part._tables = self._tables
+        return part
+
     def _all(self) -> list[_Rows]:
         return [*self._series.values(), *self._tables.values()]
 

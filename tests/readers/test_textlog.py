@@ -172,7 +172,7 @@ PLAIN = "starting\nloss: 0.5\nthe weather is fine\nloss: 0.25\n"
             {
                 "train/loss": [(1, 6.9), (11, 6.5), (101, 5.9)],
                 "validation/loss": [(11, 5.5), (101, 4.5)],
-                "validation/acc@1": [(11, 3.1), (101, 4.1)],
+                "validation/accuracy": [(11, 3.1), (101, 4.1)],
             },
         ),
         (
