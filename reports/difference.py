@@ -34,6 +34,10 @@ SPIKE = 5.0
 """Standard deviations (by the median) beyond which a value counts no more than that: one spike decides nothing."""
 FLAT = 0.5
 """Frequencies at which the noise of neighbours that correlate by r is flat: up to this times (1 - r) / sqrt(r)."""
+MOST_FREQUENCIES = 64
+"""More of them tell no more: a quantile of Student's distribution is within 4 % of the normal one."""
+MOST_VALUES = 16_384
+"""Common values that are looked at one by one."""
 MAD_TO_SIGMA = 1.4826
 WITHIN_NOISE = "within noise"
 
@@ -109,7 +113,7 @@ def difference(a: Series, b: Series, better: int, comparisons: int = 1) -> Diffe
     if any(broken):
         return _of_broken(pairs, broken)
     finite = np.isfinite(pairs.a) & np.isfinite(pairs.b)
-    steps, one, other = pairs.steps[finite], pairs.a[finite], pairs.b[finite]
+    steps, one, other = _condensed(pairs.steps[finite], pairs.a[finite], pairs.b[finite])
     if not len(steps):
         return _undecided(pairs, math.nan, math.nan, "they have no steps in common")
     end = _end(len(steps))
@@ -132,6 +136,16 @@ def difference(a: Series, b: Series, better: int, comparisons: int = 1) -> Diffe
     winner, goal = (one, level_b) if verdict > 0 else (other, level_a)
     reached = _reached(steps, better * winner, better * goal)
     return Difference(level_a, level_b, advantage, margin, p_value, verdict, since, reached, *_range(pairs), len(steps))
+
+
+def _condensed(steps: Steps, a: Floats, b: Floats) -> tuple[Steps, Floats, Floats]:
+    """Very long curves by the means of blocks: what decides are their slow movements."""
+    size = -(-len(steps) // MOST_VALUES)
+    if size < 2:
+        return steps, a, b
+    whole = len(steps) - len(steps) % size
+    a, b = (np.asarray(curve[:whole].reshape(-1, size).mean(axis=1)) for curve in (a, b))
+    return steps[:whole:size], a, b
 
 
 def level(values: Floats) -> tuple[float, float, int]:
@@ -165,7 +179,7 @@ def _flat_frequencies(noise: Floats) -> int:
     likely = seen + (2 + 4 * max(seen, 0.0)) / count
     high = min(max(likely + math.sqrt(max(1 - likely**2, 0.0) / count), 1e-9), 0.99)
     flat = FLAT * (1 - high) / math.sqrt(high) * count / math.pi - 1
-    return max(2, min(int(count ** (2 / 3)), int(flat)))
+    return max(2, min(int(count ** (2 / 3)), int(flat), MOST_FREQUENCIES))
 
 
 def _cosines(noise: Floats, count: int) -> Floats:

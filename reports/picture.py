@@ -160,7 +160,7 @@ def _curves(history: History, share: float) -> tuple[dict[str, Any], list[dict[s
     names = [name for chart in shown for name in chart.names]
     most = int(min(MOST_POINTS, max(LEAST_POINTS, share * POINTS / max(len(names), 1))))
     return (
-        {printable(name): _curve(name, every[name], most) for name in names},
+        {printable(name): curve_data(name, every[name], most) for name in names},
         [
             {
                 "title": printable(chart.title),
@@ -223,7 +223,8 @@ def band(table: LayerTable) -> dict[int, Series]:
     return {p: Series(table.steps[measured], row) for p, row in zip(PERCENTILES, found, strict=True)}
 
 
-def _curve(name: str, series: Series, most: int) -> dict[str, Any]:
+def curve_data(name: str, series: Series, most: int) -> dict[str, Any]:
+    """One curve of about ``most`` points as the pages draw it; ``name`` says its unit and what it is."""
     holes = thin.gaps(series.steps)
     steps, values = thin.points(series, most, keep=[at for hole in holes for at in (hole, hole + 1)])
     finite = series.values[np.isfinite(series.values)]

@@ -11,7 +11,7 @@ import pytest
 from trainmedic.diagnose import Finding, Severity
 from trainmedic.errors import UsageError
 from trainmedic.history import History
-from trainmedic.reports import comparison_markdown, comparison_terminal
+from trainmedic.reports import comparison_markdown, comparison_page, comparison_terminal
 from trainmedic.reports.comparison import Comparison, better_side, compare, label
 from trainmedic.reports.conclusion import conclusion
 from trainmedic.reports.report import Report, dumps
@@ -249,3 +249,23 @@ def test_the_picture_shows_gaps_of_scale_and_letters() -> None:
     assert "A" in picture[-1]
     assert "B" not in picture[-1]
     assert re.search(r"└0 +step 299", text)
+
+
+def test_the_page_is_one_file_in_which_text_is_data() -> None:
+    text = comparison_page.render(hostile())
+    assert re.findall(r"<script[^>]*>", text) == ['<script type="application/json" id="data">', "<script>"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', text) == ["data:,"]
+    for forbidden in ("<script>alert", "\x1b", "\x07", "\u202e"):
+        assert forbidden not in text
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+    content = json.loads(found)
+    assert content["verdict"] == conclusion(hostile())
+    assert content["settings"][0][0].startswith("<script>alert(1)</script>[red]")
+    assert [curve["line"] for curve in content["metrics"][0]["curves"]] == [0, 1]
+
+
+def test_a_page_of_many_long_runs_stays_small() -> None:
+    compared = compare([run(i / 10, seed=i, count=20_000) for i in range(12)])
+    text = comparison_page.render(compared)
+    assert len(text.encode()) < 2_000_000
+    assert '"hidden": 6' in text

@@ -161,3 +161,11 @@ def test_many_comparisons_ask_for_more() -> None:
     one, many = difference(a, b, -1), difference(a, b, -1, comparisons=45)
     assert many.margin > 1.3 * one.margin
     assert many.p_value >= one.p_value
+
+
+def test_very_long_runs_are_compared_as_well() -> None:
+    a, b = curve(100_003, noise(100_003, 0.5, 5)), curve(100_003, noise(100_003, 0.5, 6), worse=0.02, since=0.5)
+    found = of(a, b)
+    assert (found.verdict, found.first, found.last) == (1, 0, 100_002)
+    assert found.since is not None
+    assert 45_000 < found.since < 55_000

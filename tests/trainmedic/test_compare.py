@@ -66,6 +66,12 @@ def test_json_and_a_file(board: Path, table: Path, tmp_path: Path) -> None:
     assert 0.15 < -other["against_best"]["advantage"] < 0.25
 
 
+def test_a_page_by_the_name_of_the_file(board: Path, table: Path, tmp_path: Path) -> None:
+    result = run("compare", table, board, "-o", tmp_path / "out.html")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert (tmp_path / "out.html").read_text().startswith("<!DOCTYPE html>")
+
+
 def test_findings_decide_the_exit_code(board: Path, tmp_path: Path) -> None:
     sick = tmp_path / "sick.csv"
     rows = [f"{i},{loss if i < 300 else 'nan'}" for i, loss in enumerate(losses(0, 3).tolist())]

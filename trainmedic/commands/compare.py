@@ -11,10 +11,11 @@ from trainmedic.commands._shared import (
     complain,
     exit_code,
     fail_on_option,
-    format_option,
+    form_of,
     log_options,
     output_option,
     reading_options,
+    report_format_option,
     screen_options,
     settings_options,
     write,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="RUN RUN...")
 @click.option("--metric", metavar="NAME", help="What decides.  [default: the validation loss, or what the runs share]")
-@format_option("text", "json", "markdown")
+@report_format_option("text", "json", "markdown", "html")
 @output_option
 @fail_on_option
 @settings_options
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 def compare(
     paths: Sequence[str],
     metric: str | None,
-    form: str,
+    form: str | None,
     output: str | None,
     fail_on: str,
     select: Sequence[str],
@@ -65,7 +66,7 @@ def compare(
     if len(distinct) < 2:
         raise UsageError(f"a comparison needs at least two runs, but {' '.join(paths)} holds {len(distinct)}")
     comparison = compared(distinct, metric)
-    _show(comparison, form, output)
+    _show(comparison, form_of(form, output), output)
     comparable = comparison.metric is not None and comparison.metric.comparable
     return exit_code(distinct, bool(unreadable), fail_on) if comparable else NOT_JUDGED
 
@@ -79,6 +80,10 @@ def _show(comparison: "Comparison", form: str, output: str | None) -> None:
         from trainmedic.reports.comparison_markdown import render as as_markdown
 
         write(as_markdown(comparison), output)
+    elif form == "html":
+        from trainmedic.reports.comparison_page import render as as_page
+
+        write(as_page(comparison), output)
     else:
         from trainmedic.reports.comparison_terminal import render as as_text
 
