@@ -5,20 +5,18 @@ infinities stay what they are.
 """
 
 import base64
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainmedic.diagnose import Evidence, Finding
-from trainmedic.history import SERIES, STATISTICS, Array, History, LayerTable, Series
+from trainmedic.history import SERIES, STATISTICS, History, LayerTable, Series
 from trainmedic.remedies.change import Change, Treatment
 from trainmedic.reports import thin
+from trainmedic.reports.layermap import MAPS, LayerMap, colours, layer_map, wants_log
 from trainmedic.reports.report import Report
 from trainmedic.reports.verdict import verdict
 from trainmedic.reports.wording import amount, columns, counted, evidence_text, lost, number, printable, tried
@@ -36,36 +34,6 @@ TOGETHER = 6
 """Curves in one chart."""
 PLACES = 60
 """Names of layers or series that a finding lists."""
-
-ZERO, NOT_FINITE, FIRST_CODE, LAST_CODE = 1, 2, 3, 65_535
-"""How a cell of a map is coded in 16 bits: 0 not measured, these two, then evenly from the lowest to the highest."""
-
-
-class Statistic(NamedTuple):
-    """How a layer statistic is shown: title, whether on a logarithmic scale, and what counts its non-finite cells."""
-
-    title: str
-    log: bool
-    nonfinite: str = ""
-
-
-MAPS: dict[str, Statistic] = {
-    "gradient_norm": Statistic("Gradient norm", True, "gradient_nonfinite"),
-    "update_ratio": Statistic("Update / weight", True, "weight_nonfinite"),
-    "dead_units_lasting": Statistic("Dead units", False),
-    "saturated_units": Statistic("Saturated units", False),
-    "activation_std": Statistic("Activation spread", True, "activation_nonfinite"),
-    "activation_batch_std": Statistic("Activation spread over samples", True, "activation_nonfinite"),
-    "activation_zeros": Statistic("Zero activations", False, "activation_nonfinite"),
-    "activation_max": Statistic("Largest activation", True, "activation_nonfinite"),
-    "weight_norm": Statistic("Weight norm", True, "weight_nonfinite"),
-    "gradient_cosine": Statistic("Gradient direction kept (cosine)", False, "gradient_nonfinite"),
-    "gradient_zeros": Statistic("Zero gradients", False, "gradient_nonfinite"),
-    "predicted_share": Statistic("Share of predictions, per class", False),
-    "label_share": Statistic("Share of labels, per class", False),
-    "batchnorm_movement": Statistic("Batch norm: movement of the mean", True),
-}
-"""The layer maps, in order of importance. What is not listed is in the record alone."""
 
 BANDS = {"gradient_norm": "gradient norm of a layer", "update_ratio": "update / weight of a layer"}
 """Statistics whose 5th, 50th and 95th percentile over the layers are drawn as a curve."""
@@ -118,11 +86,6 @@ def state(report: Report) -> str:
     return "fine" if report.checked else "unjudged"
 
 
-def colours() -> list[str]:
-    """Ten colours of viridis, from low to high: as bright as the value is high, also in grey (matplotlib, CC0)."""
-    return list(json.loads(files("trainmedic.reports").joinpath("assets/viridis.json").read_text(encoding="utf-8")))
-
-
 def packed(values: Any) -> dict[str, str]:
     """An array as JSON can hold it: ``type`` (as JavaScript's typed arrays are called) and ``data`` in base64."""
     array = np.asarray(values)
@@ -166,7 +129,7 @@ def _curves(history: History, share: float) -> tuple[dict[str, Any], list[dict[s
                 "title": printable(chart.title),
                 "curves": [printable(name) for name in chart.names],
                 "main": chart.main,
-                "log": _wants_log([every[name].values for name in chart.names]),
+                "log": wants_log([every[name].values for name in chart.names]),
             }
             for chart in shown
         ],
@@ -243,13 +206,6 @@ def curve_data(name: str, series: Series, most: int) -> dict[str, Any]:
     }
 
 
-def _wants_log(curves: Sequence[Array]) -> bool:
-    """Whether all values are above zero and range over more than two decades."""
-    finite = [values[np.isfinite(values)] for values in curves]
-    lows, highs = [v.min() for v in finite if len(v)], [v.max() for v in finite if len(v)]
-    return bool(lows and min(lows) > 0 and max(highs) > 100 * min(lows))
-
-
 # -- layers ----------------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +226,8 @@ def _maps(report: Report, share: float) -> tuple[list[dict[str, Any]], list[str]
             notes.append(f"the layer map of {printable(statistic)} is not drawn: too many layers for all maps")
             continue
         wanted = share * CELLS / max(len(rows) * len(found), 1)
-        maps.append(layer_map(history, statistic, int(min(MOST_COLUMNS, max(LEAST_COLUMNS, wanted))), rows))
+        columns = int(min(MOST_COLUMNS, max(LEAST_COLUMNS, wanted)))
+        maps.append(_map(history, layer_map(history, statistic, columns, rows)))
         room -= maps[-1]["columns"] * len(rows)
         if len(rows) < len(table.layers):
             notes.append(f"the layer map of {printable(statistic)} shows {len(rows):,} of {len(table.layers):,} layers")
@@ -286,61 +243,23 @@ def _rows(table: LayerTable, named: set[str]) -> list[int]:
     return sorted({*chosen, *np.linspace(0, count - 1, ROWS - len(chosen)).astype(int).tolist()})
 
 
-def layer_map(history: History, statistic: str, columns: int, rows: Sequence[int] | None = None) -> dict[str, Any]:
-    """A layer statistic as a coded map, layers x columns; see ``ZERO``, ``NOT_FINITE`` and ``FIRST_CODE``."""
-    table = history.layers(statistic)
-    rows = range(len(table.layers)) if rows is None else rows
-    known = MAPS.get(statistic, Statistic(statistic, bool(_wants_log([table.values.astype(np.float64)]))))
-    found = thin.cells(table, columns, rows)
-    shown, other = (found.on_log_scale() if known.log else found).shown()
-    finite = np.concatenate([shown[np.isfinite(shown)], other[np.isfinite(other)]])
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-    broken = _not_finite(history, known.nonfinite, [table.layers[row] for row in rows], found.steps)
-    codes, others = (_codes(values, low, high, known.log) for values in (shown, other))
-    codes[broken] = others[broken] = NOT_FINITE
-    holes = thin.gaps(table.steps)
+def _map(history: History, drawn: LayerMap) -> dict[str, Any]:
     return {
-        "statistic": printable(statistic),
-        "title": printable(known.title),
-        "about": printable(STATISTICS.get(statistic, "")),
-        "log": known.log,
-        "low": low,
-        "high": high,
-        "layers": [printable(table.layers[row]) for row in rows],
-        "kinds": [_kind(history, table.layers[row]) for row in rows],
-        "columns": len(found.steps),
-        "steps": packed(found.steps),
-        "last": found.last,
-        "gaps": [[int(table.steps[hole]), int(table.steps[hole + 1])] for hole in holes],
-        "shown": packed(codes),
-        "other": None if np.array_equal(codes, others) else packed(others),
+        "statistic": printable(drawn.statistic),
+        "title": printable(drawn.title),
+        "about": printable(STATISTICS.get(drawn.statistic, "")),
+        "log": drawn.log,
+        "low": drawn.low,
+        "high": drawn.high,
+        "layers": list(map(printable, drawn.layers)),
+        "kinds": [_kind(history, layer) for layer in drawn.layers],
+        "columns": len(drawn.steps),
+        "steps": packed(drawn.steps),
+        "last": drawn.last,
+        "gaps": drawn.gaps,
+        "shown": packed(drawn.shown),
+        "other": None if np.array_equal(drawn.shown, drawn.other) else packed(drawn.other),
     }
-
-
-def _codes(values: Array, low: float, high: float, log: bool) -> NDArray[np.uint16]:
-    span = (high - low) or 1.0
-    with np.errstate(invalid="ignore"):
-        scaled = FIRST_CODE + np.round((values - low) / span * (LAST_CODE - FIRST_CODE))
-    coded = np.where(np.isfinite(values), scaled, 0)
-    coded[np.isneginf(values)] = ZERO if log else NOT_FINITE
-    coded[np.isposinf(values)] = NOT_FINITE
-    return coded.astype(np.uint16)
-
-
-def _not_finite(history: History, statistic: str, layers: Sequence[str], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which cells held a NaN or an infinity, as the table that counts them has it."""
-    marked = np.zeros((len(layers), len(steps)), dtype=bool)
-    if not statistic or statistic not in history:
-        return marked
-    table = history.layers(statistic)
-    at = {layer: i for i, layer in enumerate(table.layers)}
-    row, column = np.nonzero(np.nan_to_num(table.values) > 0)
-    where = np.clip(np.searchsorted(steps, table.steps[row], side="right") - 1, 0, len(steps) - 1)
-    target = {at[layer]: i for i, layer in enumerate(layers) if layer in at}
-    for layer, place in zip(column.tolist(), where.tolist(), strict=True):
-        if layer in target:
-            marked[target[layer], place] = True
-    return marked
 
 
 def _kind(history: History, layer: str) -> str:

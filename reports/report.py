@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Self
 
@@ -106,6 +106,10 @@ class Report:
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a report of trainmedic: {type(error).__name__}: {error}") from error
+
+    def of(self, history: History) -> Self:
+        """This report with another record of the same run, such as a copy."""
+        return replace(self, history=history)
 
     @property
     def severity(self) -> Severity | None:

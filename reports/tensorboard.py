@@ -3,18 +3,26 @@
 Imports tensorboard (0.4 s) only when a writer is made, and never torch.
 """
 
+import json
 import math
 import os
 import socket
 import time
+import zlib
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from trainmedic.diagnose import Finding
+from trainmedic.history import History
 from trainmedic.remedies.change import Treatment
-from trainmedic.reports.report import Report
+from trainmedic.reports import health, heatmap
+from trainmedic.reports.layermap import layer_map
+from trainmedic.reports.picture import document
+from trainmedic.reports.report import Report, plain
 from trainmedic.reports.wording import (
     code_block,
     columns,
@@ -28,6 +36,12 @@ from trainmedic.reports.wording import (
 )
 
 _files = count()
+
+PLUGIN, PICTURE_TAG = "medic", "medic/run"
+"""The plugin that shows the whole run, and the tag under which it is written: JSON, compressed by zlib."""
+IMAGES = ("gradient_norm", "update_ratio", "dead_units_lasting", "saturated_units")
+"""Layer statistics that become images."""
+MOST_MARKS = 40
 
 
 class Point(NamedTuple):
@@ -98,6 +112,8 @@ class TensorBoardWriter:
         self._series: dict[str, Thinning] = {}
         self._pending: list[Any] = []
         self._told: set[tuple[str, str]] = set()
+        self._marked: set[str] = set()
+        self._treated = 0
         self._last_step = 0
         self._flushed = time.monotonic()
         Path(logdir).mkdir(parents=True, exist_ok=True)
@@ -106,26 +122,47 @@ class TensorBoardWriter:
         self._file = open(self.path, "ab")  # noqa: SIM115 - open until close()
         self._records = RecordWriter(self._file)
         self._pending.append(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._tensor("custom_scalars__config__", 0, health.layout().SerializeToString(), plugin="custom_scalars")
         self.flush()
 
     def write_series(self, name: str, step: int, value: float) -> None:
         """Write one value of one series; NaN and infinities as they are."""
-        self._last_step = max(self._last_step, step)
+        self.write_point(name, Point(step, value, time.time()))
+
+    def write_point(self, name: str, point: Point) -> None:
+        """:meth:`write_series` for a value that was seen earlier."""
+        self._last_step = max(self._last_step, point.step)
         thinning = self._series.get(name)
         if thinning is None:
             thinning = self._series[name] = Thinning()
-        self._scalars(name, thinning.take(Point(step, value, time.time())))
+        self._scalars(name, thinning.take(point))
 
-    def write_finding(self, finding: Finding) -> None:
-        """Write a finding as text at its onset, and count it in the series ``medic/findings``."""
+    def write_finding(self, finding: Finding, loss: float | None = None) -> None:
+        """Write a finding as text at its onset, count it in ``medic/findings``, and mark it at that step's ``loss``."""
+        self._mark(f"{finding.code} {finding.name}", finding.step, loss)
         self._text(f"medic/findings/{finding.code} {finding.name}", finding.step, finding_markdown(finding))
         if finding.key not in self._told:
             self._told.add(finding.key)
             self.write_series("medic/findings", finding.detected_at, len(self._told))
 
-    def write_treatment(self, treatment: Treatment) -> None:
-        """Write a treatment as text at the first step that was taken with it."""
+    def write_treatment(self, treatment: Treatment, loss: float | None = None) -> None:
+        """Write a treatment as text at the first step that was taken with it, count it, and mark it at the ``loss``."""
+        self._mark(f"{treatment.change.remedy} {treatment.outcome}", treatment.step, loss)
+        self._treated += 1
+        self.write_series("medic/treatments", treatment.decided_at or treatment.step, self._treated)
         self._text(f"medic/treatments/{treatment.change.remedy}", treatment.step, treatment_markdown(treatment))
+
+    def write_pictures(self, report: Report) -> None:
+        """Write the run as it is now: heat maps as images, and what the tab "Medic" draws."""
+        step = report.history.last_step
+        marks = [heatmap.Mark(finding.step) for finding in report.roots[:MOST_MARKS]]
+        marks += [heatmap.Mark(treatment.step, treatment=True) for treatment in report.treatments[:MOST_MARKS]]
+        for statistic in IMAGES:
+            if statistic in report.history:
+                drawn = layer_map(report.history, statistic, heatmap.WIDTH // 3)
+                self._image(f"medic/layers/{drawn.title}", step, heatmap.draw(drawn, marks))
+        content = json.dumps(plain(document([report])), allow_nan=False, separators=(",", ":"))
+        self._tensor(PICTURE_TAG, step, zlib.compress(content.encode()), plugin=PLUGIN)
 
     def flush(self) -> None:
         """Hand everything that is pending to the disk."""
@@ -153,16 +190,31 @@ class TensorBoardWriter:
             with_tag = self._summaries.Summary.Value(tag=printable(name), simple_value=_float32(point.value))
             self._add(point.step, point.seen, with_tag)
 
+    def _mark(self, what: str, step: int, loss: float | None) -> None:
+        """A dot on the curve of the loss, one for each illness and remedy: TensorBoard joins several by a line."""
+        if loss is not None and math.isfinite(loss) and what not in self._marked:
+            self._marked.add(what)
+            self._scalars(f"{health.MARKS}/{what}", [Point(step, loss, time.time())])
+
     def _text(self, tag: str, step: int, text: str) -> None:
+        self._tensor(tag, step, text.encode(), plugin="text")
+
+    def _tensor(self, tag: str, step: int, content: bytes, *, plugin: str) -> None:
         metadata = self._summaries.SummaryMetadata(
-            plugin_data=self._summaries.SummaryMetadata.PluginData(plugin_name="text"),
+            plugin_data=self._summaries.SummaryMetadata.PluginData(plugin_name=plugin),
             data_class=self._summaries.DATA_CLASS_TENSOR,
         )
-        tensor = self._tensors.TensorProto(dtype=self._types.DT_STRING, string_val=[text.encode()])
+        tensor = self._tensors.TensorProto(dtype=self._types.DT_STRING, string_val=[content])
         tensor.tensor_shape.SetInParent()  # a scalar: shown as the text itself, not as a table of one cell
         self._add(
             step, time.time(), self._summaries.Summary.Value(tag=printable(tag), tensor=tensor, metadata=metadata)
         )
+
+    def _image(self, tag: str, step: int, png: bytes) -> None:
+        image = self._summaries.Summary.Image(
+            height=heatmap.HEIGHT, width=heatmap.WIDTH, colorspace=3, encoded_image_string=png
+        )
+        self._add(step, time.time(), self._summaries.Summary.Value(tag=printable(tag), image=image))
 
     def _add(self, step: int, seen: float, value: Any) -> None:
         last = self._pending[-1] if self._pending else None
@@ -176,20 +228,35 @@ class TensorBoardWriter:
 
 
 def write_report(report: Report, logdir: str | os.PathLike[str]) -> Path:
-    """Write a whole report into ``logdir``: its series, findings and treatments. Returns the event file."""
+    """Write a whole report into ``logdir``: its scalars, findings, treatments and pictures. Returns the event file."""
+    history = report.history
     writer = TensorBoardWriter(logdir)
     try:
-        for name in report.history.names():
-            steps, values = report.history.series(name)
+        for name in filter(health.shown, history.names()):
+            steps, values = history.series(name)
             for step, value in zip(steps.tolist(), values.tolist(), strict=True):
                 writer.write_series(name, step, value)
+        for statistic in health.LAYERS:
+            table = history.layers(statistic) if statistic in history else None
+            for step, row in zip(table.steps.tolist(), table.values.tolist(), strict=True) if table else ():
+                for name, value in health.percentiles({statistic: dict(enumerate(row))}).items():
+                    writer.write_series(name, step, value)
         for finding in report.findings:
-            writer.write_finding(finding)
+            writer.write_finding(finding, loss_at(history, finding.step))
         for treatment in report.treatments:
-            writer.write_treatment(treatment)
+            writer.write_treatment(treatment, loss_at(history, treatment.step))
+        writer.write_pictures(report)
     finally:
         writer.close()
     return writer.path
+
+
+def loss_at(history: History, step: int) -> float | None:
+    """The training loss at that step or the last one before it, ``None`` where there is none."""
+    if "train/loss" not in history:
+        return None
+    steps, values = history.series("train/loss")
+    return float(values[max(int(np.searchsorted(steps, step, side="right")) - 1, 0)])
 
 
 def finding_markdown(finding: Finding) -> str:

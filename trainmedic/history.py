@@ -482,6 +482,15 @@ class History:
         part._tables = self._tables
         return part
 
+    def copy(self) -> "History":
+        """All of this as it is now, with arrays of its own: for work beside the recording."""
+        taken = self.since(self.first_step)
+        taken.bounded = self.bounded
+        taken.facts, taken.architecture = dict(self.facts), dict(self.architecture)
+        for rows in taken._all():
+            rows._steps, rows._values, rows._thinned = rows._steps.copy(), rows._values.copy(), rows._thinned.copy()
+        return taken
+
     def _all(self) -> list[_Rows]:
         return [*self._series.values(), *self._tables.values()]
 

@@ -102,7 +102,7 @@ class Medic:
             sample=settings.activation_sample,
         )
         self.history.architecture = self._probe.architecture
-        self._writing = Writing(Path(logdir)) if logdir is not None and ranks.writes() else None
+        self._writing = Writing(Path(logdir), self.history) if logdir is not None and ranks.writes() else None
         run = Run(models, optimizers, self.history, schedulers=schedulers, scaler=scaler, loss_fn=loss_fn)
         run.guards = self._probe.guards
         run.dead_units = self._probe.activations.dead_units
@@ -241,7 +241,7 @@ class Medic:
 
     def _record(self, snapshot: Snapshot) -> None:
         self.history.record(snapshot)
-        self._write("series", snapshot.step, snapshot.values)
+        self._write("snapshot", snapshot)
         if snapshot.values.get("gradient/nonfinite"):
             self._moments.alarm(snapshot.step)
 
@@ -254,7 +254,7 @@ class Medic:
         if self.fix != "off":
             self._do("treating", self._treating.watch_trial, self.history, step)
             self._seek_safe_point()
-        self._write("save_now_and_then", self.history)
+        self._write("save_now_and_then", step, self._so_far)
         if self._status is not None:
             self._do("showing the status", self._status.update)
 
@@ -285,7 +285,7 @@ class Medic:
         self.history.add(name, step, value)
         if name.endswith("/loss") and value - value != 0:
             self._moments.alarm(step)
-        self._write("series", step, {name: value})
+        self._write("value", name, step, value)
 
     def _judge(self) -> Diagnosis:
         """Let the rules judge what is recorded; tell what is new."""
@@ -339,6 +339,17 @@ class Medic:
             width=width,
         )
         return text, str(worst[0].severity) if worst else None
+
+    def _so_far(self) -> Report:
+        """What is known now, without judging anew: for pictures of a run that goes on."""
+        return Report(
+            history=self.history,
+            findings=tuple(self._findings.values()),
+            checked=tuple(sorted(self._checked)),
+            treatments=self._treating.record(),
+            cost=self._cost(),
+            path=str(self._writing.logdir) if self._writing else "",
+        )
 
     # -- treating ------------------------------------------------------------------------------------------------
 
@@ -416,6 +427,7 @@ class Medic:
     def _write(self, what: str, *arguments: Any) -> None:
         if self._writing:
             self._do("writing", getattr(self._writing, what), *arguments)
+            self._schedule.spent += self._writing.cost()
 
     def _note_error(self, part: str, error: Exception) -> None:
         if RAISE_ERRORS:

@@ -2,6 +2,7 @@
 "use strict";
 
 const Medic = {};
+window.trainmedic = { Medic };
 
 (() => {
   // An element with properties, listeners (`onClick`) and children. Text is always set as text.

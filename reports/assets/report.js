@@ -26,8 +26,9 @@
     const name = () => (button.textContent = `${next() === "dark" ? "Dark" : "Light"} theme`);
     name();
     Medic.onTheme(name);
-    return el("header", { class: "top" }, el("span", { class: "brand" }, mark(), "trainmedic"), el("span", { class: "quiet", text: version }), el("span", { class: "grow" }), ...others, button);
+    return el("header", { class: "top" }, Medic.brand(), el("span", { class: "quiet", text: version }), el("span", { class: "grow" }), ...others, button);
   };
+  Medic.brand = () => el("span", { class: "brand" }, mark(), "trainmedic");
   const mark = () => {
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", "0 0 24 24");

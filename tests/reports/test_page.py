@@ -12,18 +12,9 @@ import pytest
 from trainmedic.history import History, Layer, LayerTable, Series, Snapshot
 from trainmedic.remedies.change import Treatment
 from trainmedic.reports import thin
+from trainmedic.reports.layermap import FIRST_CODE, LAST_CODE, MAPS, NOT_FINITE, ZERO, colours, layer_map
 from trainmedic.reports.page import asset, page, render
-from trainmedic.reports.picture import (
-    FIRST_CODE,
-    LAST_CODE,
-    MAPS,
-    NOT_FINITE,
-    ZERO,
-    colours,
-    layer_map,
-    packed,
-    picture,
-)
+from trainmedic.reports.picture import packed, picture
 from trainmedic.reports.report import Report
 
 
@@ -248,11 +239,10 @@ def test_codes_of_a_map_tell_zero_broken_and_unmeasured_apart() -> None:
         b__gradient_nonfinite=[0, 0, 0, 0],
     )
     drawn = layer_map(history, "gradient_norm", 100)
-    codes = unpacked(drawn["shown"]).reshape(2, 4)
-    assert codes.tolist() == [[FIRST_CODE, ZERO, LAST_CODE, NOT_FINITE], [LAST_CODE, LAST_CODE, 0, LAST_CODE]]
-    assert (drawn["low"], drawn["high"], drawn["other"]) == (pytest.approx(-6), 0.0, None)
+    assert drawn.shown.tolist() == [[FIRST_CODE, ZERO, LAST_CODE, NOT_FINITE], [LAST_CODE, LAST_CODE, 0, LAST_CODE]]
+    assert (drawn.low, drawn.high) == (pytest.approx(-6), 0.0)
     shares = layer_map(History.of(a__activation_zeros=[0.0, 0.5]), "activation_zeros", 100)
-    assert unpacked(shares["shown"]).tolist() == [FIRST_CODE, LAST_CODE]
+    assert shares.shown.tolist() == [[FIRST_CODE, LAST_CODE]]
 
 
 def test_the_colours_are_as_bright_as_the_value_is_high() -> None:

@@ -111,7 +111,7 @@ def breaks(*_: Any, **__: Any) -> Any:
         ("trainmedic.hooks.ends.Ends.model_called", "inputs and outputs"),
         ("trainmedic.hooks.parameters.Updates.before", "updates"),
         ("trainmedic.hooks.assembling.Assembling.snapshots", "the step"),
-        ("trainmedic.writing.Writing.series", "writing"),
+        ("trainmedic.writing.Writing.value", "writing"),
         ("trainmedic.reports.report.Report.to_json", "writing"),
     ],
 )
