@@ -12,8 +12,8 @@ from trainmedic.reports.picture import PERCENTILES
 KEPT = ("train/", "validation/", "optimizer/", "time/", "memory/", "gradient/norm")
 LAYERS = {"gradient_norm": "layers/gradient_norm_log10", "update_ratio": "layers/update_over_weight_log10"}
 """Layer statistics whose percentiles are scalars, and the tags of these. They span decades, hence the logarithm."""
-FLOOR = 1e-30
-"""What is smaller, zero included, is shown as this: the logarithm of zero has no place on a scale."""
+FLOOR = 1e-12
+"""What is smaller, zero included, is shown as this: zero has no logarithm, and less than this moves nothing."""
 LEAST_LAYERS = 3
 MARKS = "medic/began"
 """Of each illness and remedy one point, at the loss of the step where it began: a dot on the curve of the loss."""

@@ -10,12 +10,13 @@ from trainmedic.history import Array
 from trainmedic.reports.layermap import FIRST_CODE, LAST_CODE, NOT_FINITE, ZERO, LayerMap, colours
 from trainmedic.reports.wording import number, printable
 
-WIDTH, HEIGHT = 900, 560
-LEFT, TOP, RIGHT, BOTTOM = 190, 44, 18, 40
+WIDTH, HEIGHT = 640, 460
+"""Twice the width of TensorBoard's small images, so that these can be read too."""
+LEFT, TOP, RIGHT, BOTTOM = 176, 72, 14, 46
 PAPER, INK, GREY = (255, 255, 255), (27, 33, 41), (86, 96, 109)
 EMPTY, EXACT_ZERO, BROKEN = (228, 232, 236), (0, 0, 0), (229, 18, 125)
 FINDING, TREATMENT = (214, 40, 40), (20, 120, 70)
-SIZE = 12
+SIZE = 18
 """Height of letters, in pixels."""
 
 
@@ -103,21 +104,21 @@ def _mark(pen: Any, x: float, treatment: bool) -> None:
 def _title(pen: Any, image: Any, drawn: LayerMap, font: Any) -> None:
     from PIL import Image
 
-    pen.text((12, 14), printable(drawn.title) + (", logarithmic" if drawn.log else ""), fill=INK, font=font)
+    pen.text((10, 8), printable(drawn.title) + (", logarithmic" if drawn.log else ""), fill=INK, font=font)
     low, high = (number(float(f"{10**end:.3g}") if drawn.log else end) for end in (drawn.low, drawn.high))
     x = WIDTH - RIGHT
     for code, text in ((NOT_FINITE, "not finite"), (ZERO, "zero"), (0, "not measured")):
         if (drawn.shown == code).any() and (code != ZERO or drawn.log):
             x -= int(pen.textlength(text, font=font))
-            pen.text((x, 14), text, fill=GREY, font=font)
-            x -= 18
-            pen.rectangle([x, 15, x + 11, 26], fill=tuple(paint(np.array([[code]], dtype=np.uint16))[0, 0].tolist()))
-            x -= 18
-    x -= int(pen.textlength(high, font=font))
-    pen.text((x, 14), high, fill=GREY, font=font)
+            pen.text((x, 40), text, fill=GREY, font=font)
+            x -= 20
+            pen.rectangle([x, 44, x + 13, 57], fill=tuple(paint(np.array([[code]], dtype=np.uint16))[0, 0].tolist()))
+            x -= 16
+    pen.text((10, 40), low, fill=GREY, font=font)
+    left = 18 + int(pen.textlength(low, font=font))
     bar = paint(np.linspace(FIRST_CODE, LAST_CODE, 120).astype(np.uint16)[None, :])
-    image.paste(Image.fromarray(bar).resize((120, 10)), (x - 128, 16))
-    pen.text((x - 136 - pen.textlength(low, font=font), 14), low, fill=GREY, font=font)
+    image.paste(Image.fromarray(bar).resize((120, 13)), (left, 44))
+    pen.text((left + 128, 40), high, fill=GREY, font=font)
 
 
 def _layers(pen: Any, drawn: LayerMap, font: Any, height: int) -> None:
@@ -142,7 +143,7 @@ def _steps(pen: Any, drawn: LayerMap, font: Any) -> None:
 
 
 def _round_steps(first: float, last: float) -> Array:
-    size = max((last - first) / 6, 1.0)
+    size = max((last - first) / 4, 1.0)
     unit = 10 ** np.floor(np.log10(size))
     unit *= next(times for times in (1, 2, 5, 10) if times * unit >= size)
     return np.arange(np.ceil(first / unit) * unit, last + 0.5, unit)

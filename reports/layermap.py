@@ -117,10 +117,10 @@ def _not_finite(history: History, statistic: str, layers: Sequence[str], steps: 
 
 
 def wants_log(curves: Sequence[Array]) -> bool:
-    """Whether all values are above zero and range over more than two decades."""
-    finite = [values[np.isfinite(values)] for values in curves]
-    lows, highs = [v.min() for v in finite if len(v)], [v.max() for v in finite if len(v)]
-    return bool(lows and min(lows) > 0 and max(highs) > 100 * min(lows))
+    """Whether no value is below zero, and those above it range over more than two decades."""
+    finite = np.concatenate([values[np.isfinite(values)] for values in curves])
+    above = finite[finite > 0]
+    return bool(len(above) and finite.min() >= 0 and above.max() > 100 * above.min())
 
 
 def colours() -> list[str]:

@@ -79,8 +79,12 @@ def picture(report: Report, share: float = 1.0) -> dict[str, Any]:
     }
 
 
+STATES = ("error", "warning", "info", "unjudged", "fine")
+"""From bad to good."""
+
+
 def state(report: Report) -> str:
-    """``error``, ``warning`` or ``info``; ``fine`` where nothing was found, ``unjudged`` where nothing was checked."""
+    """One of ``STATES``: the worst severity, ``fine`` where nothing was found, ``unjudged`` where none could judge."""
     if report.severity:
         return report.severity.value
     return "fine" if report.checked else "unjudged"

@@ -16,7 +16,8 @@ from tensorboard.plugins import base_plugin  # type: ignore[import-untyped]
 from werkzeug import wrappers
 
 from trainmedic.reports.page import SCRIPTS, STYLES, asset
-from trainmedic.reports.tensorboard import PICTURE_TAG, PLUGIN
+from trainmedic.reports.picture import STATES
+from trainmedic.reports.tensorboard import PICTURE_TAG, PLUGIN, STATE_TAG
 from trainmedic.reports.wording import printable
 
 App = Callable[..., Iterable[bytes]]
@@ -62,24 +63,32 @@ class MedicPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         except ValueError as error:
             return _json(request, {"error": str(error)}, code=422)
 
-    def runs(self, experiment: str, context: Any) -> list[str]:
-        """Names of runs, in order."""
-        found = self._provider.list_tensors(context, experiment_id=experiment, plugin_name=PLUGIN)
-        return sorted(name for name, tags in found.items() if PICTURE_TAG in tags)
+    def runs(self, experiment: str, context: Any) -> list[dict[str, str]]:
+        """Names of runs, in order, each with its state (see :func:`trainmedic.reports.picture.state`)."""
+        found = self._read(experiment, context, RunTagFilter(tags=[STATE_TAG]))
+        states = {name: tags[STATE_TAG][-1].numpy.item() for name, tags in found.items() if tags.get(STATE_TAG)}
+        return [{"name": name, "state": _known(states[name])} for name in sorted(states)]
 
     def run(self, name: str, experiment: str, context: Any) -> dict[str, Any]:
         """The newest document of a run; ``LookupError`` where there is none, ``ValueError`` where it is no such."""
-        found = self._provider.read_tensors(
-            context,
-            experiment_id=experiment,
-            plugin_name=PLUGIN,
-            downsample=1,
-            run_tag_filter=RunTagFilter(runs=[name], tags=[PICTURE_TAG]),
-        )
+        found = self._read(experiment, context, RunTagFilter(runs=[name], tags=[PICTURE_TAG]))
         written = found.get(name, {}).get(PICTURE_TAG, ())
         if not written:
             raise LookupError(f"there is no run {printable(name)!r} of the medic here")
         return document_from(written[-1].numpy.item(), name)
+
+    def _read(self, experiment: str, context: Any, wanted: Any) -> Mapping[str, Mapping[str, Any]]:
+        """The newest value of each tag that is wanted, by run and tag."""
+        found: Mapping[str, Mapping[str, Any]] = self._provider.read_tensors(
+            context, experiment_id=experiment, plugin_name=PLUGIN, downsample=1, run_tag_filter=wanted
+        )
+        return found
+
+
+def _known(state: Any) -> str:
+    """A state as this package writes them, whatever stands in the file."""
+    text = state.decode(errors="replace") if isinstance(state, bytes) else str(state)
+    return text if text in STATES else "unjudged"
 
 
 def document_from(packed: Any, name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from trainmedic.history import History
 from trainmedic.remedies.change import Treatment
 from trainmedic.reports import health, heatmap
 from trainmedic.reports.layermap import layer_map
-from trainmedic.reports.picture import document
+from trainmedic.reports.picture import document, state
 from trainmedic.reports.report import Report, plain
 from trainmedic.reports.wording import (
     code_block,
@@ -37,8 +37,8 @@ from trainmedic.reports.wording import (
 
 _files = count()
 
-PLUGIN, PICTURE_TAG = "medic", "medic/run"
-"""The plugin that shows the whole run, and the tag under which it is written: JSON, compressed by zlib."""
+PLUGIN, PICTURE_TAG, STATE_TAG = "medic", "medic/run", "medic/state"
+"""The plugin that shows the whole run; the tag of what it draws (JSON, compressed by zlib), and that of its state."""
 IMAGES = ("gradient_norm", "update_ratio", "dead_units_lasting", "saturated_units")
 """Layer statistics that become images."""
 MOST_MARKS = 40
@@ -163,6 +163,7 @@ class TensorBoardWriter:
                 self._image(f"medic/layers/{drawn.title}", step, heatmap.draw(drawn, marks))
         content = json.dumps(plain(document([report])), allow_nan=False, separators=(",", ":"))
         self._tensor(PICTURE_TAG, step, zlib.compress(content.encode()), plugin=PLUGIN)
+        self._tensor(STATE_TAG, step, state(report).encode(), plugin=PLUGIN)
 
     def flush(self) -> None:
         """Hand everything that is pending to the disk."""

@@ -4,6 +4,7 @@
 (() => {
   const { el } = Medic;
   const LINES = ["line-1", "line-2", "line-3", "line-4", "line-5", "line-6"];
+  const LINED = 5;
   const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 
   // What the charts and maps of one run share: the steps in view, the cursor, and which finding is looked at.
@@ -49,9 +50,8 @@
       this.parts.forEach((part) => part.remove && part.remove());
       this.parts.clear();
     }
-    // Shades from the onset of each finding to its end, the union of all, and marks onsets and treatments.
-    draw(context, x, top, bottom, right) {
-      const ratio = devicePixelRatio || 1;
+    // Shades from the onset of each finding to its end; where several overlap, once.
+    shade(context, x, top, bottom, right) {
       context.save();
       const spans = this.shown()
         .map((finding) => [x(finding.step), Math.min(finding.until === null ? right : x(finding.until), right), finding])
@@ -62,11 +62,17 @@
         if (to > end) context.fillRect(Math.max(from, end), top, to - Math.max(from, end), bottom - top);
         end = Math.max(end, to);
       }
-      context.lineWidth = ratio;
-      for (const [from, , finding] of spans.slice(0, 200)) {
+      context.restore();
+    }
+    // Marks onsets, of the first findings as lines and of others as ticks, and treatments.
+    mark(context, x, top, bottom) {
+      const ratio = devicePixelRatio || 1;
+      context.save();
+      context.lineWidth = 1.5 * ratio;
+      this.shown().slice(0, 200).forEach((finding, i) => {
         context.strokeStyle = Medic.colour(finding.severity);
-        line(context, from, top, bottom, []);
-      }
+        line(context, x(finding.step), i < LINED ? top : bottom - 7 * ratio, bottom, []);
+      });
       for (const treatment of this.marks.treatments) {
         const at = x(treatment.step);
         context.strokeStyle = context.fillStyle = Medic.colour(treatment.outcome === "kept" ? "fine" : "muted");
@@ -116,11 +122,7 @@
     return [steps, values];
   };
 
-  const odd = (curve) => {
-    const found = [];
-    for (let i = 0; i < curve.steps.length; i++) if (!Number.isFinite(curve.values[i])) found.push([curve.steps[i], curve.values[i]]);
-    return found;
-  };
+  const stepsWhere = (curve, holds) => Array.from(curve.steps).filter((_, i) => holds(curve.values[i]));
 
   // The value of a curve at the recorded step nearest to `step`, its own NaN included; null within a hole or outside.
   const valueAt = (curve, step) => {
@@ -161,11 +163,13 @@
     const low = names.findIndex((name) => name.endsWith(", p5"));
     const high = names.findIndex((name) => name.endsWith(", p95"));
     const inBand = (i) => i === low || i === high;
-    const positive = curves.every((curve) => curve.values.every((value) => !(value <= 0) || !Number.isFinite(value)));
+    const positive = curves.every((curve) => curve.values.every((value) => !(value < 0))) && curves.some((curve) => curve.values.some((value) => value > 0));
     let log = options.log && positive;
     let colours = [];
     const data = uPlot.join(curves.map(aligned));
-    const odds = curves.map(odd);
+    const logData = () => [data[0], ...data.slice(1).map((values) => values.map((value) => (value !== undefined && !(value > 0) ? null : value)))];
+    const odds = curves.map((curve) => stepsWhere(curve, (value) => !Number.isFinite(value)));
+    const noughts = curves.map((curve) => stepsWhere(curve, (value) => value === 0));
     let plot = null;
 
     const values = curves.map(() => el("span", { class: "value" }));
@@ -247,8 +251,15 @@
           ],
           bands: low >= 0 && high >= 0 ? [{ series: [high + 1, low + 1], fill: Medic.colour("band-fill") }] : [],
           hooks: {
-            drawClear: [(u) => clipped(u, () => view.draw(u.ctx, (step) => u.valToPos(step, "x", true), u.bbox.top, u.bbox.top + u.bbox.height, u.bbox.left + u.bbox.width))],
-            draw: [(u) => clipped(u, () => crosses(u))],
+            drawClear: [(u) => clipped(u, (x, top, bottom, right) => view.shade(u.ctx, x, top, bottom, right))],
+            draw: [
+              (u) =>
+                clipped(u, (x, top, bottom) => {
+                  view.mark(u.ctx, x, top, bottom);
+                  crosses(u);
+                  if (log) zeros(u);
+                }),
+            ],
             setCursor: [(u) => show(u.cursor.left >= 0 ? u.posToVal(u.cursor.left, "x") : null)],
             setSelect: [
               (u) => {
@@ -258,7 +269,7 @@
             ],
           },
         },
-        data,
+        log ? logData() : data,
         field,
       );
       plot.over.addEventListener("dblclick", () => view.reset());
@@ -268,29 +279,51 @@
       u.ctx.beginPath();
       u.ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
       u.ctx.clip();
-      draw();
+      draw((step) => u.valToPos(step, "x", true), u.bbox.top, u.bbox.top + u.bbox.height, u.bbox.left + u.bbox.width);
       u.ctx.restore();
+    };
+    // Each of these steps that has room beside the one before it.
+    const apart = (u, steps, room, each) => {
+      let last = -Infinity;
+      for (const step of steps) {
+        const x = u.valToPos(step, "x", true);
+        if (Math.abs(x - last) < room) continue;
+        last = x;
+        each(x);
+      }
     };
     // What is not finite has no height: a cross at the upper edge, where it would have left the chart.
     const crosses = (u) => {
       const size = 4 * (devicePixelRatio || 1);
+      const y = u.bbox.top + 2 * size;
       u.ctx.strokeStyle = Medic.colour("error");
       u.ctx.lineWidth = 2 * (devicePixelRatio || 1);
       u.ctx.beginPath();
-      let last = -Infinity;
-      for (const found of odds) {
-        for (const [step] of found) {
-          const x = u.valToPos(step, "x", true);
-          const y = u.bbox.top + 2 * size;
-          if (Math.abs(x - last) < 2 * size) continue;
-          last = x;
+      for (const steps of odds) {
+        apart(u, steps, 2 * size, (x) => {
           u.ctx.moveTo(x - size, y - size);
           u.ctx.lineTo(x + size, y + size);
           u.ctx.moveTo(x + size, y - size);
           u.ctx.lineTo(x - size, y + size);
-        }
+        });
       }
       u.ctx.stroke();
+    };
+    // Zero has no place on a logarithmic scale: a triangle at the lower edge points at it.
+    const zeros = (u) => {
+      const size = 4 * (devicePixelRatio || 1);
+      const y = u.bbox.top + u.bbox.height;
+      noughts.forEach((steps, i) => {
+        if (inBand(i)) return;
+        u.ctx.fillStyle = colours[i];
+        apart(u, steps, 2 * size, (x) => {
+          u.ctx.beginPath();
+          u.ctx.moveTo(x - size, y - 1.6 * size);
+          u.ctx.lineTo(x + size, y - 1.6 * size);
+          u.ctx.lineTo(x, y);
+          u.ctx.fill();
+        });
+      });
     };
 
     field.addEventListener("keydown", (event) => {

@@ -57,17 +57,19 @@ const start = async () => {
     close = closing;
     main.replaceChildren(...parts);
   };
+  const badness = ({ state }) => ["fine", "unjudged", "info", "warning", "error"].indexOf(state);
   const refresh = async (asked = false) => {
     try {
-      const names = await ask("./runs");
-      const known = [...pick.options].map((option) => option.value);
-      if (names.join("\n") !== known.join("\n")) {
-        const chosen = pick.value;
-        pick.replaceChildren(...names.map((name) => el("option", { value: name, text: name })));
-        if (names.includes(chosen)) pick.value = chosen;
+      const runs = await ask("./runs");
+      const texts = runs.map(({ name, state }) => `${Medic.SIGNS[state]} ${name}`);
+      if (texts.join("\n") !== [...pick.options].map((option) => option.text).join("\n")) {
+        const worst = runs.reduce((one, other) => (badness(other) > badness(one) ? other : one), runs[0]);
+        const chosen = runs.find(({ name }) => name === pick.value) || worst;
+        pick.replaceChildren(...runs.map(({ name }, i) => el("option", { value: name, text: texts[i] })));
+        if (chosen) pick.value = chosen.name;
       }
-      pick.disabled = !names.length;
-      if (names.length) await show(pick.value, !asked && Boolean(shown));
+      pick.disabled = !runs.length;
+      if (runs.length) await show(pick.value, !asked && Boolean(shown));
       else main.replaceChildren(el("p", { class: "quiet", text: "No run here was watched by trainmedic. A run has a logdir: trainmedic.watch(..., logdir=...), or trainmedic report LOG --tensorboard DIR." }));
       said.textContent = asked ? "up to date" : "";
     } catch (error) {

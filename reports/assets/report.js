@@ -6,6 +6,7 @@
   const WORDS = { error: "error", warning: "warning", info: "info", fine: "nothing wrong", unjudged: "not judged" };
   const SIGNS = { error: "✕", warning: "!", info: "i", fine: "✓", unjudged: "?" };
   const LANES = 8;
+  Medic.SIGNS = SIGNS;
 
   const sign = (state) => el("span", { class: `sign ${state}`, "aria-hidden": "true", text: SIGNS[state] });
   const tag = (state) => el("span", { class: `tag ${state}`, text: WORDS[state] });
@@ -141,8 +142,10 @@
       element.firstChild.style.left = `${100 * from}%`;
       element.firstChild.style.width = `${100 * (to - from)}%`;
       const label = element.lastChild;
-      label.style.left = from > 0.62 ? "auto" : `${100 * from}%`;
-      label.style.right = from > 0.62 ? `${100 * (1 - from)}%` : "auto";
+      const before = from > 0.55; // the name stands where there is more room
+      label.style.left = before ? "auto" : `${100 * from}%`;
+      label.style.right = before ? `${100 * (1 - from)}%` : "auto";
+      label.style.maxWidth = `${100 * (before ? from : 1 - from)}%`;
     };
     place();
     view.add({
