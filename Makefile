@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## train sick runs on real images, untreated and treated
 
 # Here and in the demo the models are small: one thread for each process is faster than many in one.
 test: $(INSTALLED) ## run the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED) ## check style, types and the package
 	$(BIN)/ruff check .

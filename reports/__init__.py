@@ -1,1 +1,1 @@
-"""Show: ``History``, ``Findings`` and ``Treatments`` go in; terminal, TensorBoard and JSON come out."""
+"""Show: ``History``, ``Findings`` and ``Treatments`` go in; a page, TensorBoard, text and JSON come out."""

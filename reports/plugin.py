@@ -74,7 +74,7 @@ class MedicPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         found = self._read(experiment, context, RunTagFilter(runs=[name], tags=[PICTURE_TAG]))
         written = found.get(name, {}).get(PICTURE_TAG, ())
         if not written:
-            raise LookupError(f"there is no run {printable(name)!r} of the medic here")
+            raise LookupError(f"there is no run '{printable(name)}' of the medic here")
         return document_from(written[-1].numpy.item(), name)
 
     def _read(self, experiment: str, context: Any, wanted: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -103,7 +103,7 @@ def document_from(packed: Any, name: str) -> dict[str, Any]:
             raise ValueError("it holds no runs")
         return dict(content)
     except (zlib.error, ValueError, RecursionError) as error:
-        raise ValueError(f"what is written of run {printable(name)!r} cannot be read: {error}") from error
+        raise ValueError(f"what is written of run '{printable(name)}' cannot be read: {error}") from error
 
 
 class _Asset:

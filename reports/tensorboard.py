@@ -160,7 +160,7 @@ class TensorBoardWriter:
         for statistic in IMAGES:
             if statistic in report.history:
                 drawn = layer_map(report.history, statistic, heatmap.WIDTH // 3)
-                self._image(f"medic/layers/{drawn.title}", step, heatmap.draw(drawn, marks))
+                self._image(f"medic/layers/{drawn.title.replace('/', '-')}", step, heatmap.draw(drawn, marks))
         content = json.dumps(plain(document([report])), allow_nan=False, separators=(",", ":"))
         self._tensor(PICTURE_TAG, step, zlib.compress(content.encode()), plugin=PLUGIN)
         self._tensor(STATE_TAG, step, state(report).encode(), plugin=PLUGIN)

@@ -124,3 +124,13 @@ def test_the_command_is_installed(wheels: dict[str, Path]) -> None:
     with zipfile.ZipFile(wheels["direct"]) as wheel:
         (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
         assert "trainmedic = trainmedic.cli:main" in wheel.read(entry_points).decode()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tensorboard_finds_the_plugin_and_the_page_its_assets(wheels: dict[str, Path], way: str) -> None:
+    with zipfile.ZipFile(wheels[way]) as wheel:
+        (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+        plugins = wheel.read(entry_points).decode().partition("[tensorboard_plugins]\n")[2].split("\n\n")[0]
+        assets = {name.removeprefix("trainmedic/reports/assets/") for name in wheel.namelist() if "/assets/" in name}
+    assert plugins.strip() == "medic = trainmedic.reports.plugin:MedicPlugin"
+    assert {"uPlot.js", "uPlot.LICENSE.txt", "base.js", "report.js", "plugin.js", "medic.css", "viridis.json"} <= assets

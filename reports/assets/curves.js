@@ -4,7 +4,8 @@
 (() => {
   const { el } = Medic;
   const LINES = ["line-1", "line-2", "line-3", "line-4", "line-5", "line-6"];
-  const LINED = 5;
+  const SEVERITIES = ["info", "warning", "error"];
+  const LINED = 5; // findings whose onset is a line, the others have ticks
   const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 
   // What the charts and maps of one run share: the steps in view, the cursor, and which finding is looked at.
@@ -50,19 +51,17 @@
       this.parts.forEach((part) => part.remove && part.remove());
       this.parts.clear();
     }
-    // Shades from the onset of each finding to its end; where several overlap, once.
+    // Shades from the onset of each finding to its end; where several overlap, for the worst of them.
     shade(context, x, top, bottom, right) {
-      context.save();
-      const spans = this.shown()
-        .map((finding) => [x(finding.step), Math.min(finding.until === null ? right : x(finding.until), right), finding])
-        .sort((a, b) => a[0] - b[0]);
-      let end = -Infinity;
-      for (const [from, to, finding] of spans) {
-        context.fillStyle = Medic.colour(`${finding.severity}-shade`);
-        if (to > end) context.fillRect(Math.max(from, end), top, to - Math.max(from, end), bottom - top);
-        end = Math.max(end, to);
+      const end = (finding) => (finding.until === null ? right : Math.min(x(finding.until), right));
+      const spans = this.shown().map((finding) => [x(finding.step), end(finding), SEVERITIES.indexOf(finding.severity)]);
+      const edges = [...new Set(spans.flatMap(([from, to]) => [from, to]))].sort((a, b) => a - b);
+      for (let i = 0; i + 1 < edges.length; i++) {
+        const here = spans.filter(([from, to]) => from <= edges[i] && to >= edges[i + 1]).map((span) => span[2]);
+        if (!here.length) continue;
+        context.fillStyle = Medic.colour(`${SEVERITIES[Math.max(...here)]}-shade`);
+        context.fillRect(edges[i], top, edges[i + 1] - edges[i], bottom - top);
       }
-      context.restore();
     }
     // Marks onsets, of the first findings as lines and of others as ticks, and treatments.
     mark(context, x, top, bottom) {

@@ -11,10 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.reports.browsing import pictured
 from trainmedic.history import History
 from trainmedic.remedies.change import Treatment
+from trainmedic.reports import health
 from trainmedic.reports.report import Report
-from trainmedic.reports.tensorboard import Point, TensorBoardWriter, Thinning, write_report
+from trainmedic.reports.tensorboard import (
+    PICTURE_TAG,
+    PLUGIN,
+    STATE_TAG,
+    Point,
+    TensorBoardWriter,
+    Thinning,
+    write_report,
+)
 
 
 def loaded(logdir: Path) -> Any:
@@ -50,6 +60,7 @@ def test_scalars_are_read_back_exactly(tmp_path: Path) -> None:
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal([event.value for event in seen], np.float32(values))
     assert events.Tags()["scalars"] == ["train/loss", "gradient/norm", "medic/findings"]
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
     assert [event.value for event in events.Scalars("medic/findings")] == [0]
 
 
@@ -101,6 +112,42 @@ def test_a_finding_told_again_is_counted_once(tmp_path: Path, report: Report) ->
     writer.write_finding(report.findings[0].model_copy(update={"detected_at": 90}))
     writer.close()
     assert [event.value for event in loaded(tmp_path).Scalars("medic/findings")] == [1]
+
+
+def test_scalars_are_few_and_none_is_of_a_layer(tmp_path: Path) -> None:
+    write_report(pictured(), tmp_path)
+    scalars = loaded(tmp_path).Tags()["scalars"]
+    assert len(scalars) < 20
+    assert [tag for tag in scalars if "block" in tag] == []
+    assert "input/std" not in scalars
+    assert {"train/loss", "layers/gradient_norm_log10/p5", "medic/began/TM202 exploding-gradient"} <= set(scalars)
+
+
+def test_the_percentiles_of_the_layers_are_logarithms(tmp_path: Path) -> None:
+    found = health.percentiles({"gradient_norm": {"a": 1e-4, "b": 1e-2, "c": 1.0, "d": math.nan}, "update_ratio": {}})
+    assert found["layers/gradient_norm_log10/p50"] == pytest.approx(-2)
+    assert len(found) == 3
+    zeros = health.percentiles({"update_ratio": dict.fromkeys("abc", 0.0)})
+    assert set(zeros.values()) == {-12.0}
+    assert health.percentiles({"gradient_norm": {"a": 1.0}}) == {}
+
+
+def test_a_mark_stands_at_the_loss_where_it_began(tmp_path: Path) -> None:
+    report = pictured()
+    write_report(report, tmp_path)
+    (mark,) = loaded(tmp_path).Scalars("medic/began/TM203 exploding-gradient")
+    steps, values = report.history.series("train/loss")
+    assert mark.step == 37
+    assert mark.value == pytest.approx(values[steps == 37][0])
+
+
+def test_heat_maps_and_the_tab_are_written(tmp_path: Path) -> None:
+    write_report(pictured(), tmp_path)
+    events = loaded(tmp_path)
+    assert sorted(events.Tags()["images"]) == ["medic/layers/Gradient norm", "medic/layers/Update - weight"]
+    assert events.summary_metadata[PICTURE_TAG].plugin_data.plugin_name == PLUGIN
+    (state,) = events.Tensors(STATE_TAG)
+    assert state.tensor_proto.string_val[0] == b"error"
 
 
 def test_what_was_flushed_is_there_while_the_run_goes_on(tmp_path: Path) -> None:
