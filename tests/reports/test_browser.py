@@ -1,6 +1,7 @@
 """The page and TensorBoard as people see them: in Chromium, from a file and from a real server on this machine."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -65,6 +66,13 @@ def page_text() -> str:
     return render(pictured())
 
 
+def expect(locator: Any) -> Any:
+    """Playwright's expectations: they wait for what is soon to be."""
+    from playwright.sync_api import expect as playwright_expect
+
+    return playwright_expect(locator)
+
+
 def wide(tab: Any) -> bool:
     return bool(tab.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
@@ -78,8 +86,8 @@ def test_the_page_hinders_nobody(opened: Any, page_text: str, size: tuple[int, i
     tab = opened(page_text, size, scheme)
     assert not wide(tab)
     assert serious(tab) == []
-    assert tab.locator("h1").count() == 1
-    assert "TM202 exploding-gradient" in tab.locator("h1").inner_text()
+    expect(tab.locator("h1")).to_have_count(1)
+    expect(tab.locator("h1")).to_contain_text("TM202 exploding-gradient")
 
 
 def test_the_page_shows_all_there_is(opened: Any, page_text: str) -> None:
@@ -96,7 +104,7 @@ def test_the_page_shows_all_there_is(opened: Any, page_text: str) -> None:
         "the loss of block fell",
     ):
         assert said in text, said
-    assert tab.locator("text=Share of the run's time").count() == 1
+    expect(tab.locator("text=Share of the run's time")).to_have_count(1)
 
 
 def test_hovering_tells_step_and_value_and_a_nan_by_its_name(opened: Any, page_text: str) -> None:
@@ -104,10 +112,10 @@ def test_hovering_tells_step_and_value_and_a_nan_by_its_name(opened: Any, page_t
     over = tab.locator(".chart").first.locator(".u-over")
     box = over.bounding_box()
     over.hover(position={"x": box["width"] * 200 / 399, "y": 40})
-    assert tab.locator(".chart").first.locator(".at").inner_text() == "step 200"
-    assert tab.locator(".chart").first.locator(".value").first.inner_text() == "NaN"
+    expect(tab.locator(".chart").first.locator(".at")).to_have_text("step 200")
+    expect(tab.locator(".chart").first.locator(".value").first).to_have_text("NaN")
     over.hover(position={"x": box["width"] * 120 / 399, "y": 40})  # within the hole
-    assert tab.locator(".chart").first.locator(".value").first.inner_text() == "–"
+    expect(tab.locator(".chart").first.locator(".value").first).to_have_text("–")
 
 
 def test_dragging_zooms_all_charts_and_a_double_click_shows_the_whole_run(opened: Any, page_text: str) -> None:
@@ -119,11 +127,10 @@ def test_dragging_zooms_all_charts_and_a_double_click_shows_the_whole_run(opened
     tab.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 60, steps=4)
     tab.mouse.up()
     over.hover(position={"x": 1, "y": 40})
-    step = int(tab.locator(".chart").first.locator(".at").inner_text().split()[1])
-    assert 195 <= step <= 205
+    expect(tab.locator(".chart").first.locator(".at")).to_have_text(re.compile("^step (19[5-9]|20[0-5])$"))
     over.dblclick(position={"x": 20, "y": 40})
     over.hover(position={"x": 1, "y": 40})
-    assert tab.locator(".chart").first.locator(".at").inner_text() in ("step 0", "step 1")
+    expect(tab.locator(".chart").first.locator(".at")).to_have_text(re.compile("^step [01]$"))
 
 
 def test_the_layer_map_answers_the_mouse(opened: Any, page_text: str) -> None:
@@ -133,40 +140,39 @@ def test_the_layer_map_answers_the_mouse(opened: Any, page_text: str) -> None:
     box = canvas.bounding_box()
     row = (box["height"] - 22) / 12
     canvas.hover(position={"x": box["width"] * 0.6, "y": row * 4.5})
-    tip = tab.locator(".tip").inner_text()
-    assert "block.4.weight" in tip
-    assert "Gradient norm, step" in tip
+    expect(tab.locator(".tip")).to_contain_text("block.4.weight")
+    expect(tab.locator(".tip")).to_contain_text("Gradient norm, step")
     canvas.hover(position={"x": 225, "y": row * 0.5})
-    assert tab.locator(".tip strong").inner_text() == "0"
+    expect(tab.locator(".tip strong")).to_have_text("0")
     canvas.click(position={"x": box["width"] * 0.6, "y": row * 7.5})
-    assert tab.locator(".past h3").inner_text() == "block.7.weight"
+    expect(tab.locator(".past h3")).to_have_text("block.7.weight")
     tab.locator(".layers select").first.select_option(label="Zero activations")
-    assert "share of outputs that are exactly zero" in tab.locator(".layers > .quiet").inner_text()
+    expect(tab.locator(".layers > .quiet")).to_contain_text("share of outputs that are exactly zero")
 
 
 def test_everything_works_by_keyboard(opened: Any, page_text: str) -> None:
     tab = opened(page_text)
     tab.locator(".plot").first.focus()
     tab.keyboard.press("End")
-    assert "Step 399: train" in tab.locator("[role=status].unseen").inner_text()
+    expect(tab.locator("[role=status].unseen")).to_contain_text("Step 399: train")
     tab.keyboard.press("+")
     tab.keyboard.press("Home")
-    assert "Step 399" not in tab.locator("[role=status].unseen").inner_text()
+    expect(tab.locator("[role=status].unseen")).not_to_contain_text("Step 399")
     tab.locator(".map canvas").focus()
     tab.keyboard.press("ArrowDown")
-    assert "block.1.weight, step" in tab.locator("[role=status].unseen").inner_text()
+    expect(tab.locator("[role=status].unseen")).to_contain_text("block.1.weight, step")
     tab.keyboard.press("Enter")
-    assert tab.locator(".past h3").inner_text() == "block.1.weight"
+    expect(tab.locator(".past h3")).to_have_text("block.1.weight")
     tab.get_by_text("The map as a table").click()
-    assert tab.locator(".layers table tbody tr").count() == 12
+    expect(tab.locator(".layers table tbody tr")).to_have_count(12)
 
 
 def test_a_finding_and_its_layers_are_shown_on_request(opened: Any, page_text: str) -> None:
     tab = opened(page_text)
     tab.locator("button.span").nth(1).click()
-    assert tab.locator("button.span").nth(1).get_attribute("aria-pressed") == "true"
+    expect(tab.locator("button.span").nth(1)).to_have_attribute("aria-pressed", "true")
     tab.locator(".finding .chip").nth(3).click()
-    assert tab.locator(".past h3").inner_text() == "block.3.weight"
+    expect(tab.locator(".past h3")).to_have_text("block.3.weight")
 
 
 def test_the_theme_is_chosen_and_remembered(opened: Any, page_text: str) -> None:
@@ -184,7 +190,7 @@ def test_it_prints_whole(opened: Any, page_text: str) -> None:
     tab = opened(page_text, DESK, "dark")
     tab.emulate_media(media="print")
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert tab.locator("details.finding:not([open])").count() == 0
+    expect(tab.locator("details.finding:not([open])")).to_have_count(0)
     assert tab.evaluate("document.documentElement.dataset.theme") == "light"
     assert len(tab.pdf(format="A4")) > 20_000
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
@@ -193,9 +199,9 @@ def test_it_prints_whole(opened: Any, page_text: str) -> None:
 
 def test_hostile_names_are_text(opened: Any) -> None:
     tab = opened(render(pictured(HOSTILE)))
-    assert tab.locator("script").count() == 2
-    assert tab.locator("img, iframe, a").count() == 0
-    assert "<script>alert(1)</script>[red]x[/red]\\x1b[31mRED\\x07 **bold**" in tab.locator("main").inner_text()
+    expect(tab.locator("script")).to_have_count(2)
+    expect(tab.locator("img, iframe, a")).to_have_count(0)
+    expect(tab.locator("main")).to_contain_text("<script>alert(1)</script>[red]x[/red]\\x1b[31mRED\\x07 **bold**")
     assert not wide(tab)
 
 
@@ -205,17 +211,17 @@ def test_500_layers_and_50_findings_stay_readable(opened: Any, size: tuple[int, 
     assert not wide(tab)
     assert tab.locator(".lanes").bounding_box()["height"] < 260
     assert tab.locator(".map canvas").bounding_box()["height"] < 800
-    assert tab.locator("details.finding").count() == 50
-    assert tab.locator("details.finding[open]").count() == 3
+    expect(tab.locator("details.finding")).to_have_count(50)
+    expect(tab.locator("details.finding[open]")).to_have_count(3)
 
 
 def test_a_calm_run_and_a_list_of_runs(opened: Any) -> None:
     calm = pictured("calm", findings=0)
     tab = opened(render(pictured(), calm))
-    assert tab.locator(".runs tbody tr").count() == 2
+    expect(tab.locator(".runs tbody tr")).to_have_count(2)
     tab.get_by_role("button", name="runs/calm").click()
-    assert "Nothing wrong found" in tab.locator("h1").inner_text()
-    assert "None of the 2 rules that could judge this run found anything." in tab.locator("main").inner_text()
+    expect(tab.locator("h1")).to_contain_text("Nothing wrong found")
+    expect(tab.locator("main")).to_contain_text("None of the 2 rules that could judge this run found anything.")
     assert serious(tab) == []
 
 
@@ -284,13 +290,13 @@ def test_the_tab_medic_shows_the_worst_run_first_and_any_other_on_request(board:
     board.tab.wait_for_selector("iframe")
     frame = board.tab.frame_locator("iframe")
     frame.locator(".map canvas").wait_for(timeout=20_000)
-    assert "TM202 exploding-gradient" in frame.locator("h1").inner_text()
+    expect(frame.locator("h1")).to_contain_text("TM202 exploding-gradient")
     assert frame.locator("#run option").all_inner_texts() == ["✓ a calm run", "✕ sick", "✕ strange"]
     canvas = frame.locator(".map canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] * 0.6, "y": (box["height"] - 22) / 12 * 7.5})
-    assert frame.locator(".past h3").inner_text() == "block.7.weight"
+    expect(frame.locator(".past h3")).to_have_text("block.7.weight")
     frame.locator("#run").select_option("a calm run")
     frame.get_by_text("Nothing wrong found").first.wait_for()
     frame.locator("#run").select_option("strange")
