@@ -99,7 +99,12 @@ def advice_parts(advice: str) -> tuple[str, str, tuple[str, ...]]:
     if parts is None:
         return "", advice, ()
     checks = re.split(r"(?<=[;.?])\s+(?=\([a-z]\) )", parts[3])
-    return parts[1].rstrip("."), parts[2].rstrip("."), tuple(check.rstrip("; .") for check in checks if check)
+    return _ended(parts[1]), _ended(parts[2]), tuple(_ended(check.rstrip("; ")) for check in checks)
+
+
+def _ended(text: str) -> str:
+    """Without the full stop at its end, but with the dots that stand for code."""
+    return text.removesuffix(".") if not text.endswith("...") else text
 
 
 def compared(treatment: Treatment) -> list[tuple[str, str, str]]:

@@ -72,9 +72,10 @@ class BadInitialization(Rule):
     )
     advice: ClassVar[str] = (
         "Usually means that weights were drawn with a fixed spread, or set to a constant. "
-        "Do this: nn.init.kaiming_normal_(w, nonlinearity='relu') for ReLU, nn.init.xavier_normal_(w) otherwise. "
-        "Otherwise check (a) each layer: w.std() * w[0].numel() ** 0.5 should be near 1; (b) code that runs after the "
-        "model is built: model.apply(...), load_state_dict(strict=False); (c) the scale of the inputs: x.std()."
+        "Do this: draw them by their fan, nn.init.kaiming_normal_(w, nonlinearity='relu') for ReLU, "
+        "nn.init.xavier_normal_(w) otherwise. Otherwise check (a) each layer: w.std() * w[0].numel() ** 0.5 should "
+        "be 0.5 to 1.5; (b) code that runs after the model is built: model.apply(...), "
+        "load_state_dict(strict=False); (c) the scale of the inputs: x.std()."
     )
 
     faint: float = Field(0.4, gt=0, description="gain, a ratio (two thirds of PyTorch's own 0.58, the smallest in use)")

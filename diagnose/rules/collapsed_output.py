@@ -49,12 +49,11 @@ class CollapsedOutput(Rule):
         "underfitting",
     )
     advice: ClassVar[str] = (
-        "Usually means a last activation that cannot vary (softmax over one output, a dead rectifier), or a step that "
-        "was far too large. "
-        "Do this: take the activation out of the last layer, and use a loss that takes raw outputs. "
-        "Otherwise check (a) where samples become the same: layer(x).std(0) of each layer in turn; (b) that the inputs "
-        "differ when they enter the model: x.std(0); (c) the update before it happened: a tenth of the learning rate, "
-        "with warm-up."
+        "Usually means a last activation that cannot vary (softmax over one output, a dead rectifier), or a step "
+        "that was far too large. "
+        "Do this: take the activation out of the last layer, and use a loss that takes raw outputs. Otherwise check "
+        "(a) where samples become the same: layer(x).std(0) of each layer in turn; (b) that the inputs differ when "
+        "they enter the model: x.std(0); (c) whether it happens at a tenth of the learning rate, with warm-up."
     )
 
     resolution: float = Field(

@@ -33,9 +33,10 @@ class DataStarved(Rule):
     needs: ClassVar[tuple[str, ...]] = ("time/data", "time/step")
     advice: ClassVar[str] = (
         "Usually means that batches are made in the training process. "
-        "Do this: DataLoader(..., num_workers=4, persistent_workers=True, pin_memory=True), and add workers until the "
-        "wait is gone. Otherwise check (a) how long one sample takes: %timeit dataset[0]; (b) the disk: is the first "
-        "epoch slower than the second? (c) transforms that could run once, before training, or on the device."
+        "Do this: let workers make them, DataLoader(..., num_workers=4, persistent_workers=True, pin_memory=True), "
+        "and add workers until the wait is gone. Otherwise check (a) how long one sample takes: %timeit dataset[0]; "
+        "(b) the disk: is the first epoch slower than the second? (c) transforms that could run once, before "
+        "training, or on the device."
     )
 
     share: float = Field(0.2, gt=0, lt=1, description="of the time, 0 to 1 (a fifth: highly input-bound)")

@@ -45,8 +45,9 @@ class DeadRelu(Rule):
     )
     advice: ClassVar[str] = (
         "Usually means that an early step was too large and pushed the units below zero for every input. "
-        "Do this: draw the layer anew and lower the learning rate or warm it up. Otherwise check (a) the scale of the "
-        "inputs: x.mean(), x.std(); (b) the biases: layer.bias.min(); (c) nn.LeakyReLU or nn.GELU in place of nn.ReLU."
+        "Do this: draw the layer anew, layer.reset_parameters(), and lower the learning rate or warm it up. "
+        "Otherwise check (a) the scale of the inputs: x.mean(), x.std(); (b) the biases: layer.bias.min(); (c) "
+        "nn.LeakyReLU or nn.GELU in place of nn.ReLU."
     )
 
     dead_units: float = Field(

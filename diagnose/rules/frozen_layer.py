@@ -70,10 +70,10 @@ class FrozenLayer(Rule):
     )
     advice: ClassVar[str] = (
         "Usually means that the way back is cut: .detach(), .data, .numpy() or torch.no_grad() in forward. "
-        "Do this: look at what the first layer with a gradient takes: it must have a grad_fn, and take the cut out. "
-        "Otherwise check (a) for functions without a derivative: round, sign, argmax, > and <; (b) that the loss uses "
-        "the model's own output, not a copy: loss.grad_fn; (c) if the layers are meant to stay as they are, say so: "
-        "layer.requires_grad_(False)."
+        "Do this: take the cut out: it lies before the first layer that has a gradient, whose input has no grad_fn. "
+        "Otherwise check (a) for functions without a derivative: round, sign, argmax, > and <; (b) that the loss "
+        "uses the model's own output, not a copy: loss.grad_fn; (c) if the layers are meant to stay as they are, "
+        "say so: layer.requires_grad_(False)."
     )
 
     patience: int = Field(12, ge=1, description="measurements without any gradient (a phase of a warm-up may pass)")

@@ -53,8 +53,8 @@ class LearningRateTooLow(Rule):
     )
     advice: ClassVar[str] = (
         "Usually means that the learning rate is a hundred times or more too small. "
-        "Do this: raise it tenfold until the loss moves, or run a range test over 1e-6 to 1. Otherwise check (a) the "
-        "clipping: is the value of clip_grad_norm_ far below gradient/norm? (b) the optimizer's options: "
+        "Do this: raise it tenfold until the loss moves, or run a range test over 1e-6 to 1. Otherwise check (a) "
+        "the clipping: is the limit of clip_grad_norm_ far below what it returns? (b) the optimizer's options: "
         "optimizer.param_groups[0], above all lr and eps; (c) the schedule: what does scheduler.get_last_lr() say?"
     )
 

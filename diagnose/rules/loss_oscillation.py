@@ -75,9 +75,9 @@ class LossOscillation(Rule):
     explains: ClassVar[tuple[str, ...]] = ("not-learning", "plateau", "underfitting", "divergence", "loss-spike")
     advice: ClassVar[str] = (
         "Usually means batches that are not shuffled, or too much momentum for the learning rate. "
-        "Do this: DataLoader(..., shuffle=True), and if it is on already, a third of the rate. Otherwise check (a) the "
-        "labels of two batches in a row: next(iter(loader))[1]; (b) momentum: 0.9 in place of 0.99; (c) whether the "
-        "swings have the length of an epoch: then it is the order of the data."
+        "Do this: shuffle, DataLoader(..., shuffle=True); if it is on already, take a third of the rate. Otherwise "
+        "check (a) the labels of two batches in a row: next(iter(loader))[1]; (b) momentum: 0.9 in place of 0.99; "
+        "(c) whether the swings have the length of an epoch: then it is the order of the data."
     )
 
     reversals: int = Field(6, ge=3, description="turns in the newer half of the run (three swings to and fro)")

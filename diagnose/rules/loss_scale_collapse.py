@@ -40,9 +40,10 @@ class LossScaleCollapse(Rule):
     )
     advice: ClassVar[str] = (
         "Usually means that something overflows in half precision: exp, a square, a sum, a hand-made softmax. "
-        "Do this: run that part in float32, with torch.autocast(device_type, enabled=False) around it and x.float(), "
-        "or use bfloat16. Otherwise check (a) the first layer whose output is not finite, by a forward hook with "
-        "torch.isfinite(output).all(); (b) the data: torch.isfinite(x).all(); (c) the loss: a mean in place of a sum."
+        "Do this: run that part in float32, with torch.autocast(device_type, enabled=False) around it and "
+        "x.float(), or use bfloat16. Otherwise check (a) the first layer whose output is not finite, by a forward "
+        "hook with torch.isfinite(output).all(); (b) the data: torch.isfinite(x).all(); (c) the loss: "
+        "reduction='mean' in place of 'sum'."
     )
 
     floor: float = Field(1.0, gt=0, description="scale, a factor (1 is no scaling)")

@@ -37,9 +37,10 @@ class MemoryGrowth(Rule):
     needs: ClassVar[tuple[str, ...]] = ("memory/host|memory/device",)
     advice: ClassVar[str] = (
         "Usually means that something with a graph is kept from step to step. "
-        "Do this: sum loss.item(), append output.detach().cpu(). Otherwise check (a) which tensors pile up: "
-        "sum(torch.is_tensor(o) for o in gc.get_objects()) at two steps; (b) hooks registered inside the loop: "
-        "len(module._forward_hooks); (c) lists and dictionaries of your own that only grow, and caches in the data set."
+        "Do this: keep numbers, total += loss.item(), and copies without a graph, "
+        "outputs.append(output.detach().cpu()). Otherwise check (a) which tensors pile up: sum(torch.is_tensor(o) "
+        "for o in gc.get_objects()) at two steps; (b) hooks registered inside the loop: len(module._forward_hooks); "
+        "(c) lists and dictionaries of your own that only grow, and caches in the data set."
     )
 
     blocks: int = Field(8, ge=4, description="a number (the more, the stricter)")

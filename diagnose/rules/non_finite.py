@@ -47,9 +47,10 @@ class NonFinite(Rule):
     remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind", "lower-learning-rate")
     advice: ClassVar[str] = (
         "Usually means that a step was too large, or a log, root or division met a zero. "
-        "Do this: go back to a checkpoint before this step, lower the learning rate, and add eps inside log, sqrt and "
-        "divisions. Otherwise check (a) the batch of this step: torch.isfinite(x).all(); (b) the operation: "
-        "torch.autograd.set_detect_anomaly(True); (c) half precision: does torch.amp.GradScaler scale the loss?"
+        "Do this: go back to a checkpoint before this step, lower the learning rate, and add eps inside log, sqrt "
+        "and divisions. Otherwise check (a) the batch of this step: torch.isfinite(x).all(); (b) the operation: "
+        "torch.autograd.set_detect_anomaly(True); (c) half precision: does a torch.amp.GradScaler scale the loss, "
+        "print(scaler.get_scale())?"
     )
 
     patience: int = Field(

@@ -65,9 +65,9 @@ class SaturatedActivation(Rule):
     )
     advice: ClassVar[str] = (
         "Usually means that the weights before the activation were drawn too large. "
-        "Do this: nn.init.xavier_normal_(layer.weight), or a norm before the activation. Otherwise check (a) what goes "
-        "in: (layer(x)).std() should be near 1; (b) the scale of the inputs: x.std(); (c) the learning rate: did the "
-        "share of flat outputs jump at one step?"
+        "Do this: draw them smaller, nn.init.xavier_normal_(layer.weight), or put a norm before the activation. "
+        "Otherwise check (a) what goes in: layer(x).std() should be near 1; (b) the scale of the inputs: x.std(); "
+        "(c) the learning rate: did the share of flat outputs jump at one step?"
     )
 
     start: float = Field(0.5, gt=0, lt=1, description="share of a layer's outputs, 0 to 1 (usual laws make it 0.01)")

@@ -49,11 +49,12 @@ class SchedulerMisuse(Rule):
         "underfitting",
     )
     advice: ClassVar[str] = (
-        "Usually means that scheduler.step() is called for each batch of a schedule that counts epochs, or the other "
-        "way round. Do this: give the schedule the number of its own calls, epochs * len(loader) if it is stepped per "
-        "batch, epochs otherwise. Otherwise check (a) print(scheduler.get_last_lr()) at the end of each epoch; "
-        "(b) T_max, step_size, total_steps: of which run are they? (c) a warm-up of zero: LambdaLR(lambda step: "
-        "min(1, (step + 1) / n))."
+        "Usually means that scheduler.step() is called for each batch of a schedule that counts epochs, or the "
+        "other way round. "
+        "Do this: give the schedule the number of its own calls, epochs * len(loader) if it is stepped per batch, "
+        "epochs otherwise. Otherwise check (a) print(scheduler.get_last_lr()) at the end of each epoch; (b) T_max, "
+        "step_size, total_steps: of which run are they? (c) a warm-up that starts at zero: LambdaLR(optimizer, "
+        "lambda step: min(1, (step + 1) / n))."
     )
 
     dead: float = Field(

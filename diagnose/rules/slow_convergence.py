@@ -72,8 +72,8 @@ class SlowConvergence(Rule):
     advice: ClassVar[str] = (
         "Usually means a learning rate that is orders too small for this optimizer. "
         "Do this: run a range test and take a tenth of the rate at which the loss falls fastest. Otherwise check "
-        "(a) the clipping: torch.nn.utils.clip_grad_norm_ returns the norm that it clips; (b) the optimizer's options: "
-        "print(optimizer), above all eps and momentum; (c) the scheduler: print(scheduler.get_last_lr())."
+        "(a) the clipping: is what clip_grad_norm_ returns always far above its limit?; (b) the optimizer's "
+        "options: print(optimizer), above all eps and momentum; (c) the scheduler: print(scheduler.get_last_lr())."
     )
 
     tiny: float = Field(2e-4, gt=0, lt=1, description="|update| / |weight|, median (a fifth of the usual 1e-3)")
