@@ -21,7 +21,7 @@ class Clip:
         gradients = live_gradients(optimizer)
         if gradients:
             norm = Norm(gradients)
-            norm.scale_to(self.limit * _carried(optimizer, norm.value))
+            norm.scale_to(self.limit * carried(optimizer, norm.value))
 
 
 @dataclass(eq=False)
@@ -45,8 +45,8 @@ class ZClip:
         if not gradients:
             return
         norm = Norm(gradients)
-        carried = _carried(optimizer, norm.value)
-        value = norm.value / carried
+        scale = carried(optimizer, norm.value)
+        value = norm.value / scale
         mean, variance = self._running.get(id(optimizer)) or (
             torch.full_like(value, self.mean), torch.full_like(value, self.deviation**2)
         )  # fmt: skip
@@ -55,7 +55,7 @@ class ZClip:
         over = z > self.limit
         clipped = torch.where(over, mean + self.limit**2 / z.clamp_min(self.limit) * deviation, value)
         clipped = torch.where(torch.isfinite(value), clipped, mean)  # of finite gradients whose squares overflow
-        norm.scale_to(clipped * carried)
+        norm.scale_to(clipped * scale)
         sound = torch.isfinite(norm.largest)
         moved = self.decay * mean + (1 - self.decay) * clipped
         spread = self.decay * variance + (1 - self.decay) * (clipped - moved).square()
@@ -75,8 +75,8 @@ class UnitClip:
     @torch.no_grad()
     def __call__(self, optimizer: torch.optim.Optimizer) -> None:
         for parameter, gradient in _dense(optimizer):
-            weights, carried = _by_unit(parameter.detach()), _carried(optimizer, gradient)
-            limit = self.share * weights.clamp_min(self.floor) * carried
+            weights = _by_unit(parameter.detach())
+            limit = self.share * weights.clamp_min(self.floor) * carried(optimizer, gradient)
             size = _by_unit(gradient)
             factor = torch.where(torch.isfinite(size) & (size > limit), limit / size, 1.0)
             gradient.mul_(factor.to(gradient.dtype))
@@ -104,11 +104,11 @@ class Norm:
             gradient.mul_(factor.to(gradient.device, gradient.dtype))
 
 
-def _carried(optimizer: torch.optim.Optimizer, like: Tensor) -> Tensor:
+def carried(optimizer: torch.optim.Optimizer, like: Tensor) -> Tensor:
     """The loss scale that gradients still carry: a fused optimizer under a loss scaler divides by it itself, later."""
     scale = getattr(optimizer, "grad_scale", None)
-    carried: Tensor = torch.ones((), device=like.device) if scale is None else scale.to(like.device)
-    return carried
+    factor: Tensor = torch.ones((), device=like.device) if scale is None else scale.to(like.device)
+    return factor
 
 
 def _dense(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tensor]]:

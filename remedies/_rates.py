@@ -67,7 +67,7 @@ class Program:
         step = self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
         factor = self.course(step)
         for group, base in zip(optimizer.param_groups, bases, strict=False):
-            _set(group, base * factor)
+            set_rate(group, base * factor)
         self._last[id(optimizer)] = [_number(group["lr"]) for group in optimizer.param_groups]
 
     def _take_over(self, optimizer: torch.optim.Optimizer, bases: list[float]) -> None:
@@ -84,7 +84,7 @@ class Program:
                 self._take_over(optimizer, bases)
             for group, base in zip(optimizer.param_groups, bases, strict=False):
                 if _number(group["lr"]) != base:
-                    _set(group, base)
+                    set_rate(group, base)
 
 
 def install(guards: list[Any], guard: Any) -> Undo:
@@ -164,7 +164,8 @@ def _number(rate: Any) -> float:
     return float(rate)
 
 
-def _set(group: dict[str, Any], rate: float) -> None:
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Give a group a rate; one that is a tensor stays that tensor."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:

@@ -33,7 +33,8 @@ def choose(
 
     That list goes from the cheapest and safest to the most invasive. ``ignore`` and ``tried`` are names of remedies
     that the user excludes, and of those that were tried on this illness already. Nothing is changed. A remedy that
-    does not fit what was measured proposes nothing, and is in neither list.
+    does not fit what was measured proposes nothing, and is in neither list. Where changes are only shown, what is left
+    to people is among them.
     """
     by_name = {remedy.name: remedy for remedy in pharmacy()}
     choice = Choice([], [])
@@ -41,7 +42,8 @@ def choose(
         remedy = by_name.get(name)
         if remedy is None or name in ignore or name in tried:
             continue
-        if finding.name not in remedy.treats or not allowed(remedy, fix):
+        shown = run.advising and remedy.safety is Safety.MANUAL
+        if finding.name not in remedy.treats or not (allowed(remedy, fix) or shown):
             continue
         made = remedy()
         try:

@@ -31,7 +31,13 @@ class InsertBatchnorm(Remedy):
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
 
-    treats: ClassVar[tuple[str, ...]] = ("vanishing-gradient", "exploding-gradient", "bad-initialization")
+    treats: ClassVar[tuple[str, ...]] = (
+        "vanishing-gradient",
+        "exploding-gradient",
+        "bad-initialization",
+        "saturated-activation",
+        "unnormalized-input",
+    )
     safety: ClassVar[Safety] = Safety.UNSAFE
     replayed: ClassVar[bool] = True
     least_layers: int = Field(2, ge=1, description="layers to norm below which there is nothing to gain")

@@ -32,6 +32,14 @@ class LowerLearningRate(Remedy):
         "loss-spike",
         "divergence",
         "learning-rate-too-high",
+        "collapsed-output",
+        "dead-relu",
+        "excessive-weight-decay",
+        "loss-oscillation",
+        "loss-scale-collapse",
+        "noisy-gradient",
+        "plateau",
+        "saturated-activation",
     )
     safety: ClassVar[Safety] = Safety.SAFE
     scales_rates: ClassVar[bool] = True

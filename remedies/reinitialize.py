@@ -42,6 +42,9 @@ class Reinitialize(Remedy):
         "vanishing-gradient",
         "exploding-gradient",
         "bad-initialization",
+        "collapsed-output",
+        "not-learning",
+        "saturated-activation",
     )
     safety: ClassVar[Safety] = Safety.UNSAFE
     whole_layer: float = Field(0.5, ge=0, le=1, description="share of dead units above which the whole layer is drawn")

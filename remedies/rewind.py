@@ -23,7 +23,15 @@ class Rewind(Remedy):
     Source: Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, section 5.1: restart before the spike, skip its batches.
     """
 
-    treats: ClassVar[tuple[str, ...]] = ("non-finite", "divergence", "loss-spike", "exploding-gradient")
+    treats: ClassVar[tuple[str, ...]] = (
+        "non-finite",
+        "divergence",
+        "loss-spike",
+        "exploding-gradient",
+        "hidden-non-finite",
+        "learning-rate-too-high",
+        "loss-scale-collapse",
+    )
     safety: ClassVar[Safety] = Safety.SAFE
     rehearsed: ClassVar[bool] = False
     scales_rates: ClassVar[bool] = True

@@ -27,7 +27,7 @@ class SkipStep(Remedy):
     Source: torch.amp.GradScaler skips alike (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2).
     """
 
-    treats: ClassVar[tuple[str, ...]] = ("non-finite",)
+    treats: ClassVar[tuple[str, ...]] = ("non-finite", "hidden-non-finite", "loss-scale-collapse")
     safety: ClassVar[Safety] = Safety.SAFE
     rehearsed: ClassVar[bool] = False
     patience: int = Field(3, ge=1, description="skips in a row after which it lets go")

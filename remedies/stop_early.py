@@ -20,7 +20,7 @@ class StopEarly(Remedy):
     Source: Prechelt 1998, Early Stopping - But When?, doi:10.1007/3-540-49430-8_3.
     """
 
-    treats: ClassVar[tuple[str, ...]] = ("overfitting",)
+    treats: ClassVar[tuple[str, ...]] = ("overfitting", "divergence")
     safety: ClassVar[Safety] = Safety.SAFE
     rehearsed: ClassVar[bool] = False
     ends_the_run: ClassVar[bool] = True

@@ -26,13 +26,7 @@ class WarmUp(Remedy):
     arXiv:1706.02677, section 2.2 (for SGD, over the first epochs).
     """
 
-    treats: ClassVar[tuple[str, ...]] = (
-        "learning-rate-too-high",
-        "exploding-gradient",
-        "divergence",
-        "loss-spike",
-        "dead-relu",
-    )
+    treats: ClassVar[tuple[str, ...]] = ("learning-rate-too-high", "exploding-gradient", "divergence", "loss-spike")
     safety: ClassVar[Safety] = Safety.SAFE
     steps: int = Field(1000, ge=1, description="of an optimizer that keeps no average of squares")
     share: float = Field(0.1, gt=0, le=0.5, description="of the run that it may take, and in which it can be of use")

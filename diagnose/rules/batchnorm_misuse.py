@@ -65,7 +65,7 @@ class BatchnormMisuse(Rule):
     below `arrived` of the distance to the mean that the layer before puts out, while the best validation loss is more
     than `gap` times the training loss of that time. An error in a run that has learnt less than `works` of its task, or
     of (3).
-    Remedies: none that can be applied; set the mode, the batch size, the momentum.
+    Remedies: set-train-mode, enlarge-batch.
     Known limits: needs a live run. Batch norms frozen on purpose (module.eval() in a model that trains) are left alone
     unless they are fresh. The distance is told by the mean over all channels, which is smaller than theirs.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Wu and He 2018, arXiv:1803.08494 (error grows below 16 samples,
@@ -76,6 +76,7 @@ class BatchnormMisuse(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("batchnorm_training",)
+    remedies: ClassVar[tuple[str, ...]] = ("set-train-mode", "enlarge-batch")
     explains: ClassVar[tuple[str, ...]] = (
         "noisy-gradient",
         "not-learning",

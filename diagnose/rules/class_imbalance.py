@@ -64,7 +64,7 @@ class ClassImbalance(Rule):
     of its loss.) Or, told by validation: the others make at most `scarce` of the labels, and in the last three
     evaluations the share of errors is `errs` times that or more, and the loss `gap` times that of training: the rare
     ones were learnt by heart.
-    Remedies: reweight-classes, augment-inputs.
+    Remedies: reweight-classes, augment-inputs, add-data.
     Known limits: needs a live run. A validation set that is drawn in the same proportions hides the second case.
     Weights given to the classes are not known; what they are to achieve is what is looked at.
     Source: He and Garcia 2009, "Learning from imbalanced data", IEEE TKDE 21(9).
@@ -74,7 +74,7 @@ class ClassImbalance(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.DATA
     needs: ClassVar[tuple[str, ...]] = ("predicted_share|target/binary",)
-    remedies: ClassVar[tuple[str, ...]] = ("reweight-classes", "augment-inputs")
+    remedies: ClassVar[tuple[str, ...]] = ("reweight-classes", "augment-inputs", "add-data")
     explains: ClassVar[tuple[str, ...]] = (
         "collapsed-output",
         "not-learning",

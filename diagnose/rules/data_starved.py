@@ -21,7 +21,7 @@ class DataStarved(Rule):
     Formula: waiting time / step time, of all steps after the first epoch (`steps_per_epoch`; at most a tenth of
     `total_steps`) and the first `warm_up` steps, above `share`, and so in at least half of the blocks of `block` steps,
     of which there are `patience` or more; the mean wait of a step above `floor`.
-    Remedies: none that could be applied; more workers, fetching ahead.
+    Remedies: add-loader-workers.
     Known limits: needs `medic.batches`, or a log that holds both times. With devices that work on their own the wait is
     measured from when the loop asks, so what overlaps with them counts too.
     Source: the limit above which TensorFlow's profiler calls a program highly input-bound is a fifth of the step.
@@ -31,6 +31,7 @@ class DataStarved(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("time/data", "time/step")
+    remedies: ClassVar[tuple[str, ...]] = ("add-loader-workers",)
     advice: ClassVar[str] = (
         "Usually means that batches are made in the training process. "
         "Do this: let workers make them, DataLoader(..., num_workers=4, persistent_workers=True, pin_memory=True), "

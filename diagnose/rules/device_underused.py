@@ -31,7 +31,7 @@ class DeviceUnderused(Rule):
     Formula: 6 x samples x sum over the weight matrices of elements x positions (what forward and backward pass multiply
     and add) / (median step time - median wait for the loader), over the newest steps, below `least`, from step
     `warm_up` on.
-    Remedies: none that could be applied; larger batches, torch.compile, fewer synchronising calls.
+    Remedies: enlarge-batch, change-precision.
     Known limits: only what follows from shapes is counted, so attention and custom operations come out too low; hence
     no more than an info. Silent without an accelerator, or where batch or shapes are not known.
     Source: counting operations as in Kaplan et al. 2020, arXiv:2001.08361, section 2.1. Accelerators of the last ten
@@ -42,6 +42,7 @@ class DeviceUnderused(Rule):
     severity: ClassVar[Severity] = Severity.INFO
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("time/step",)
+    remedies: ClassVar[tuple[str, ...]] = ("enlarge-batch", "change-precision")
     advice: ClassVar[str] = (
         "Usually means that model and batches are too small to keep the device busy. "
         "Do this: double the batch until the step takes longer, and raise the learning rate with it. Otherwise check "

@@ -24,7 +24,8 @@ class ExplodingGradient(Rule):
     all norms before that spell; or, where norm or loss are not finite at the next step, the norm alone, or a step that
     moved most weight matrices by `torn` times their own norm. A warning where all has been finite since and
     the loss is `back` below where it began (or chance, where that is known and lower).
-    Remedies: clip-gradients, lower-learning-rate, rewind, reinitialize.
+    Remedies: rescale-loss, clip-gradients, lower-learning-rate, warm-up, rewind, reinitialize, insert-batchnorm,
+    replace-recurrent.
     Known limits: needs the loss beside the norm; an explosion that leaves the loss below where the run began is left to
     rules for spikes. Norms are read before clipping, so clipping hides no explosion here.
     Source: Pascanu et al. 2013, arXiv:1211.5063. A factor of 100 is far outside of heavy-tailed noise between batches
@@ -35,7 +36,16 @@ class ExplodingGradient(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("gradient/norm", "train/loss")
-    remedies: ClassVar[tuple[str, ...]] = ("clip-gradients", "lower-learning-rate", "rewind", "reinitialize")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "rescale-loss",
+        "clip-gradients",
+        "lower-learning-rate",
+        "warm-up",
+        "rewind",
+        "reinitialize",
+        "insert-batchnorm",
+        "replace-recurrent",
+    )
     explains: ClassVar[tuple[str, ...]] = (
         "non-finite",
         "dead-relu",

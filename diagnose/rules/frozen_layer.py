@@ -49,7 +49,7 @@ class FrozenLayer(Rule):
     a multiple; and their matrices are still as torch, He or Glorot draw them, within 3.5 standard errors (a trained
     part is often left alone on purpose). Exact zeros count only where no unit is dead or saturated and the loss has not
     come down by `done`. An error, but a warning where `works` of the task has been learnt all the same.
-    Remedies: none that can be applied; take the cut out.
+    Remedies: unfreeze, mend-graph.
     Known limits: needs a live run. A cut further up, or within one layer, is taken for a head that nobody uses. Layers
     whose updates are rounded away, or whose group has a rate of zero, are not looked for.
     Source: torch's own documentation of autograd (no_grad, detach); standard error of a standard deviation:
@@ -60,6 +60,7 @@ class FrozenLayer(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.WIRING
     needs: ClassVar[tuple[str, ...]] = ("gradient_norm",)
+    remedies: ClassVar[tuple[str, ...]] = ("unfreeze", "mend-graph")
     explains: ClassVar[tuple[str, ...]] = (
         "learning-rate-too-low",
         "not-learning",

@@ -24,7 +24,7 @@ class HiddenNonFinite(Rule):
     not finite, while the loss of those steps is finite, or none was logged though one was before at `coverage` of the
     measured steps. A single such step counts where the loss is exactly 0 and was not at first. Steps that the loss
     scaler rejected do not count, nor a log with a loss that is not finite: it hides nothing.
-    Remedies: skip-step, rewind.
+    Remedies: skip-step, rewind, log-every-step.
     Known limits: needs a witness besides the loss. A single gradient that is not finite beside a finite loss is told
     by non-finite, not here: that can really happen.
     Source: transformers' TrainingArguments.logging_nan_inf_filter; huggingface/trl issue 6702, where a gradient norm
@@ -38,7 +38,7 @@ class HiddenNonFinite(Rule):
         "train/loss",
         "gradient/norm|gradient/nonfinite|gradient_nonfinite|weight_nonfinite",
     )
-    remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind")
+    remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind", "log-every-step")
     explains: ClassVar[tuple[str, ...]] = ("incomplete-log",)
     advice: ClassVar[str] = (
         "Usually means that the logger filters what is not finite, so that the curve hides a run that is lost. "

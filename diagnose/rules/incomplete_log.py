@@ -33,7 +33,7 @@ class IncompleteLog(Rule):
     values per step on average): the step was counted anew. A hole: an interval of `intervals` times the longest other
     one and of `rest` of the run. Falls back: the reader saw the clock go back within one file (info; a warning where
     steps are covered `repeats` times on average).
-    Remedies: none of the medic's; log every step once, under a step that only grows.
+    Remedies: log-every-step.
     Known limits: a loss that is logged on purpose in the first part of a run only looks the same. Holes are looked for
     in the loss alone. Recordings of very long runs are thinned, where intervals differ by design, hence factors of
     `intervals`.
@@ -45,7 +45,7 @@ class IncompleteLog(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.DATA
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
-    remedies: ClassVar[tuple[str, ...]] = ()
+    remedies: ClassVar[tuple[str, ...]] = ("log-every-step",)
     explains: ClassVar[tuple[str, ...]] = ()
     advice: ClassVar[str] = (
         "Usually means that the step counter starts over, or that logging stopped before the training did. "

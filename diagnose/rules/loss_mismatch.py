@@ -53,7 +53,7 @@ class LossMismatch(Rule):
     its first) without anything being learnt; (5) output and target have different shapes and were spread out over each
     other in the graph of the loss, and less than `works` is explained. A softmax or sigmoid too many is a warning once
     `works` of the task has been learnt.
-    Remedies: none that can be applied; change the loss or the last layer.
+    Remedies: change-loss.
     Known limits: losses in functions of one's own are seen only if the logged loss carries its graph. Optimizers that
     maximise, and several of them (adversaries), are left alone where signs are concerned.
     Source: torch's documentation of CrossEntropyLoss, NLLLoss, BCEWithLogitsLoss and MSELoss.
@@ -63,6 +63,7 @@ class LossMismatch(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.LOSS
     needs: ClassVar[tuple[str, ...]] = ("train/loss", "output/mean|train/loss")
+    remedies: ClassVar[tuple[str, ...]] = ("change-loss",)
     explains: ClassVar[tuple[str, ...]] = (
         "collapsed-output",
         "dead-relu",

@@ -21,7 +21,7 @@ class LossScaleCollapse(Rule):
     Formula: `refused` steps among the newest `window` that were left out at a scale of at most `floor`, to which it has
     fallen from `fall` times as much; where the scale is not known, `share` of the newest `window` steps left out. A
     scale that falls counts as a step left out where that is not logged.
-    Remedies: skip-step, rewind, lower-learning-rate.
+    Remedies: skip-step, rewind, lower-learning-rate, change-precision.
     Known limits: scalers of other makes may have another floor.
     Source: Micikevicius et al. 2018, arXiv:1710.03740: the scale lifts small gradients into the range of half
     precision, so a scale below 1 helps nothing. PyTorch's scaler starts at 65,536 and halves: its search is over after
@@ -32,7 +32,7 @@ class LossScaleCollapse(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.LOSS
     needs: ClassVar[tuple[str, ...]] = ("optimizer/loss_scale|optimizer/skipped",)
-    remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind", "lower-learning-rate")
+    remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind", "lower-learning-rate", "change-precision")
     explains: ClassVar[tuple[str, ...]] = (
         "non-finite",
         "not-learning",

@@ -47,7 +47,7 @@ class LossSpike(Rule):
     standard deviation), or are not finite; or where `often` values lie above `far_out` times the largest from before
     the first jump, and none just below. An error once the `window` values after it have given back three quarters of
     the gain, else a warning.
-    Remedies: skip-step, clip-gradients, rewind, lower-learning-rate.
+    Remedies: clip-gradients, warm-up, rewind, lower-learning-rate.
     Known limits: losses of small batches have long tails, hence `beyond`: values with a tail as heavy as 1 / x**3 pass
     three times their record once in 27 records, and come back. A single jump that comes back is not told: it happens at
     the edge of stability. Not judged: competing players, rewards, losses that are positive and negative by turns; jumps
@@ -60,7 +60,7 @@ class LossSpike(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.DATA
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
-    remedies: ClassVar[tuple[str, ...]] = ("skip-step", "clip-gradients", "rewind", "lower-learning-rate")
+    remedies: ClassVar[tuple[str, ...]] = ("clip-gradients", "warm-up", "rewind", "lower-learning-rate")
     explains: ClassVar[tuple[str, ...]] = (
         "divergence",
         "exploding-gradient",

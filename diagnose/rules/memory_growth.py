@@ -25,7 +25,7 @@ class MemoryGrowth(Rule):
     `blocks` blocks of at least `least` values. Told where the least memory in use rises from each block to the next, by
     at least `even` of the mean rise, and the second half rises by at least `lasting` of what the first does; in all by
     more than `growth` bytes and `relative` of what was in use.
-    Remedies: none that could be applied; keep loss.item() and output.detach().
+    Remedies: free-memory.
     Known limits: replay buffers and data sets that are read into memory over many epochs look the same.
     Source: caches, pools and fragmentation saturate, so that their later half rises less; by chance, eight blocks lie
     in this order once in 40,320 times.
@@ -35,6 +35,7 @@ class MemoryGrowth(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("memory/host|memory/device",)
+    remedies: ClassVar[tuple[str, ...]] = ("free-memory",)
     advice: ClassVar[str] = (
         "Usually means that something with a graph is kept from step to step. "
         "Do this: keep numbers, total += loss.item(), and copies without a graph, "

@@ -33,7 +33,7 @@ class NonFinite(Rule):
     Infinite gradients that the loss scaler skipped do not count; where it is not known whether a scaler was used,
     `patience` of them in a row do. Outputs alone do not count while loss and gradients stay finite. A warning, not an
     error, where the weights stayed clean and the newest `recovered` losses are finite.
-    Remedies: skip-step, rewind, lower-learning-rate.
+    Remedies: skip-step, rewind, lower-learning-rate, change-precision.
     Known limits: where the first bad step was not measured in full, the layer in which it began is not located.
     Source: IEEE 754 arithmetic; the order of layers from the run's own forward pass.
     """
@@ -44,7 +44,7 @@ class NonFinite(Rule):
     needs: ClassVar[tuple[str, ...]] = (
         "train/loss|gradient/norm|gradient/nonfinite|weight_nonfinite|activation_nonfinite|validation/loss",
     )
-    remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind", "lower-learning-rate")
+    remedies: ClassVar[tuple[str, ...]] = ("skip-step", "rewind", "lower-learning-rate", "change-precision")
     advice: ClassVar[str] = (
         "Usually means that a step was too large, or a log, root or division met a zero. "
         "Do this: go back to a checkpoint before this step, lower the learning rate, and add eps inside log, sqrt "

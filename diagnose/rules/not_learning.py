@@ -47,7 +47,8 @@ class NotLearning(Rule):
     not fall (third against last quarter, by `sigmas` standard errors or a tenth of `near`); no accuracy beats the
     commonest class. A loss that creeps down to `memorised` below chance counts too, while the validation loss is above
     chance and its accuracy beats nothing: so samples are learnt by heart.
-    Remedies: find-learning-rate, reinitialize, normalize-inputs.
+    Remedies: find-learning-rate, raise-learning-rate, normalize-inputs, reinitialize, replace-recurrent,
+    swap-optimizer, fix-labels.
     Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared error, each as a mean)
     and the labels or targets. Silent where updates are below `tiny`: then slow-convergence tells. Tasks that long
     sit at chance before they are learnt (copying over many steps, parity) look the same for half of the run; a
@@ -59,7 +60,15 @@ class NotLearning(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.OUTCOME
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
-    remedies: ClassVar[tuple[str, ...]] = ("find-learning-rate", "reinitialize", "normalize-inputs")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "find-learning-rate",
+        "raise-learning-rate",
+        "normalize-inputs",
+        "reinitialize",
+        "replace-recurrent",
+        "swap-optimizer",
+        "fix-labels",
+    )
     explains: ClassVar[tuple[str, ...]] = ()
     advice: ClassVar[str] = (
         "Usually means that inputs say nothing about the targets as they arrive, or that no signal gets through. "

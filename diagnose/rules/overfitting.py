@@ -39,7 +39,8 @@ class Overfitting(Rule):
     training loss fell meanwhile, by `fall` and beyond its noise. Where no accuracy is known, a loss of `multiple`
     times its best counts however small a part of the gain that is, as a warning. Also a warning: the accuracy still
     improves, so that only the confidence suffers. Silent again once the loss is back at its best.
-    Remedies: stop-early, weight-decay, dropout, augment-inputs.
+    Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
+    add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 five can just show a trend
     (1 in 120 orders of five rises throughout). False alarms in 7,200 simulated runs of 15 to 100 evaluations with noise
     of 2 to 20 % of the gain: 1 in 800 where the noise of neighbours is independent, 1 in 185 where it correlates by
@@ -52,7 +53,17 @@ class Overfitting(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.OUTCOME
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
-    remedies: ClassVar[tuple[str, ...]] = ("stop-early", "weight-decay", "dropout", "augment-inputs")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "stop-early",
+        "weight-decay",
+        "dropout",
+        "label-smoothing",
+        "augment-inputs",
+        "l1",
+        "average-weights",
+        "fix-labels",
+        "add-data",
+    )
     advice: ClassVar[str] = (
         "Usually means that the model is large for the data, or that labels are wrong. "
         "Do this: keep the weights of the best validation loss and stop there. Otherwise check (a) the labels of the "

@@ -77,7 +77,7 @@ class Underfitting(Rule):
     is no better; and accuracy beats chance (else not-learning tells); or (2) where the targets are the inputs: more
     than `unexplained` of their variance is left, nothing of it has gone since the third quarter (`sigmas` standard
     errors or a fiftieth), and the narrowest layer has at most a `narrow`-th of the outputs' width.
-    Remedies: none that is sure; capacity is the user's to choose.
+    Remedies: weight-decay, unfreeze, widen-model.
     Known limits: how well a task can be done is not known in general, so that only runs close to chance are told, and
     of squared errors those without noise in the targets. A code of two numbers that is meant for a picture is narrow
     by design.
@@ -88,7 +88,7 @@ class Underfitting(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.OUTCOME
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
-    remedies: ClassVar[tuple[str, ...]] = ()
+    remedies: ClassVar[tuple[str, ...]] = ("weight-decay", "unfreeze", "widen-model")
     explains: ClassVar[tuple[str, ...]] = ("plateau",)
     advice: ClassVar[str] = (
         "Usually means that the model is too small for the task, or regularised too much. "

@@ -48,7 +48,7 @@ class ValidationMismatch(Rule):
     squared errors: nearly all of the task has been learnt (`nearly`), and the last three validation losses are above
     `unrelated` times the variance of the targets: predictions of that spread which have nothing to do with the targets
     err by twice it.
-    Remedies: none that can be applied; make validation go through the same steps as training.
+    Remedies: match-validation, fix-labels.
     Known limits: needs a live run that knows targets or classes: from curves alone a mismatch cannot be told from
     overfitting, or from a validation loss that is defined differently.
     Source: Var(a - b) = Var(a) + Var(b) of independent quantities; leakage: Kapoor and Narayanan 2023, Patterns 4(9).
@@ -57,6 +57,7 @@ class ValidationMismatch(Rule):
     code: ClassVar[str] = "TM504"
     root: ClassVar[Root] = Root.DATA
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
+    remedies: ClassVar[tuple[str, ...]] = ("match-validation", "fix-labels")
     explains: ClassVar[tuple[str, ...]] = ("overfitting",)
     advice: ClassVar[str] = (
         "Usually means that validation samples are prepared differently, or that their labels do not belong to them. "

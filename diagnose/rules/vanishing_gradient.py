@@ -40,7 +40,8 @@ class VanishingGradient(Rule):
     alone, such as the mean); or (3) the weights of the first layers move by less than `resolution` of themselves, and
     those of the last a thousand times as fast. Silent once the loss has come down by `works` and still does, or by
     `done`, or the gradients of the first layers are back.
-    Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual.
+    Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual, replace-recurrent,
+    swap-optimizer.
     Known limits: needs the training loss and at least `least_layers` weight matrices with a gradient; layers whose
     gradient is exactly zero are not vanishing but cut off. Gradients that die on the way back through time, within one
     recurrent layer, do not show in depth. Without biases, weights drawn too small give all layers equally small
@@ -52,7 +53,14 @@ class VanishingGradient(Rule):
     code: ClassVar[str] = "TM201"
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("gradient_norm", "train/loss")
-    remedies: ClassVar[tuple[str, ...]] = ("insert-batchnorm", "reinitialize", "replace-activation", "insert-residual")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "insert-batchnorm",
+        "reinitialize",
+        "replace-activation",
+        "insert-residual",
+        "replace-recurrent",
+        "swap-optimizer",
+    )
     # dead units give no gradient at all: where a small one arrives, signals have shrunk until all inputs look alike
     explains: ClassVar[tuple[str, ...]] = (
         "dead-relu",

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import trainmedic.remedies
 from tests.remedies.patients import OPTIMIZERS, Patient, different, finding, patient, photograph
 from trainmedic.diagnose.judge import catalogue
-from trainmedic.history import History
+from trainmedic.history import History, Snapshot
 from trainmedic.remedies import _drawing, _graft, _schedulers, _surgery
+from trainmedic.remedies._rehearsal import Example, Form, Rehearsal
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Safety
 from trainmedic.remedies.remedy import HEADINGS, Refused, Remedy, pharmacy
@@ -41,7 +43,8 @@ CASES = [
 
 
 def proposed(remedy: type[Remedy], illness: str, sick: Patient) -> Change | None:
-    return remedy().propose(finding(illness, *WHERE.get(illness, ())), sick.run)
+    change = remedy().propose(finding(illness, *WHERE.get(illness, ())), sick.run)
+    return remedy().measure(change, sick.run) if change is not None else None
 
 
 def patient_for(remedy: type[Remedy], optimizer: str = "Adam") -> Patient:
@@ -76,6 +79,24 @@ def _frozen(sick: Patient) -> None:
         parameter.grad = None
 
 
+def _rehearsing(sick: Patient) -> None:
+    """The medic has a batch, and can take steps on it."""
+    x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    sick.run.rehearsal = Rehearsal(sick.run, loss_fn=F.cross_entropy, examples=[Example((x, y))], form=Form())
+
+
+def _summed(sick: Patient) -> None:
+    """The loss is a sum over the batch."""
+    sick.run.history.facts.update(reduction="sum", batch_size=16)
+
+
+def _uneven(sick: Patient) -> None:
+    """One class is seen more than the others."""
+    sick.run.loss_fn = torch.nn.CrossEntropyLoss()
+    for step in range(5):
+        sick.run.history.record(Snapshot(step, layers={"label_share": {"0": 0.8, "1": 0.1, "2": 0.1}}))
+
+
 def _slow(sick: Patient) -> None:
     """Steps so small that nobody could measure them."""
     measured, sick.run.history = sick.run.history, History()
@@ -95,10 +116,13 @@ class Recurrent(torch.nn.Module):
         return self.head(self.cell(self.rnn(x.view(-1, 3, 2))[0][:, -1]))
 
 
-ONLY = {"swap-optimizer": "SGD"}
+ONLY = {"swap-optimizer": "SGD", "rescale-loss": "SGD"}
 UNSCHEDULED = ("schedule-learning-rate",)
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "replace-recurrent": Recurrent,
+    "insert-residual": lambda: torch.nn.Sequential(
+        *(torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    ),
     "replace-activation": lambda: torch.nn.Sequential(
         *(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     ),
@@ -107,10 +131,15 @@ FAULTS: dict[str, Callable[[Patient], None]] = {
     "adopt-parameters": _orphaned,
     "unfreeze": _frozen,
     "raise-learning-rate": _slow,
+    "find-learning-rate": _rehearsing,
+    "rescale-loss": _summed,
+    "reweight-classes": _uneven,
+    "label-smoothing": lambda sick: setattr(sick.run, "loss_fn", torch.nn.CrossEntropyLoss()),
+    "augment-inputs": lambda sick: sick.run.history.facts.update(input_layer="0"),
     "normalize-inputs": lambda sick: sick.run.history.facts.update(input_layer="0"),
     "weight-decay": lambda sick: sick.run.history.facts.update(total_steps=200),
 }
-GUARDS = ("clip-gradients", "skip-step", "warm-up", "schedule-learning-rate", "zero-gradients")
+GUARDS = ("clip-gradients", "skip-step", "warm-up", "schedule-learning-rate", "zero-gradients", "l1", "rescale-loss")
 """Acts that add one guard, and nothing else that could fail half way."""
 
 
@@ -292,7 +321,7 @@ def test_an_act_that_fails_in_the_middle_leaves_all_as_it_was(
     assert not different(before, photograph(sick))
 
 
-ONE_PIECE = ("weight-decay", "replace-activation")
+ONE_PIECE = ("weight-decay", "replace-activation", "label-smoothing", "reweight-classes", "average-weights")
 """Acts that set plain values."""
 
 

@@ -1,0 +1,59 @@
+"""What is done to a live loss function in training; evaluated without gradients it is the one that it was."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trainmedic.remedies._graft import Graft
+
+
+class Smoothed(Graft):
+    """A cross-entropy towards smoothed labels, in training."""
+
+    parts: ClassVar[tuple[str, ...]] = ("medic_smoothing",)
+    medic_smoothing: float
+
+    def forward(self, output: Tensor, target: Tensor) -> Any:
+        if not _trains(output):
+            return super().forward(output, target)
+        own: Any = self
+        before = own.label_smoothing
+        own.label_smoothing = max(before, self.medic_smoothing)
+        try:
+            return super().forward(output, target)
+        finally:
+            own.label_smoothing = before
+
+
+class Weighted(Graft):
+    """A loss in which classes weigh what ``medic_weights`` says, in training; for yes and no what a yes weighs."""
+
+    parts: ClassVar[tuple[str, ...]] = ("medic_weights",)
+    medic_weights: tuple[float, ...]
+
+    def forward(self, output: Tensor, target: Tensor) -> Any:
+        if not _trains(output):
+            return super().forward(output, target)
+        name = "pos_weight" if isinstance(self, nn.BCEWithLogitsLoss) else "weight"
+        before = self._buffers[name]
+        weights = torch.tensor(self.medic_weights, device=output.device, dtype=output.dtype)
+        self._buffers[name] = weights if before is None else weights * before.to(weights)
+        try:
+            return super().forward(output, target)
+        finally:
+            self._buffers[name] = before
+
+
+def _trains(output: Tensor) -> bool:
+    return torch.is_grad_enabled() and output.requires_grad
+
+
+def smoothable(criterion: Any) -> bool:
+    """Whether labels can be smoothed in it."""
+    return isinstance(criterion, nn.CrossEntropyLoss)
+
+
+def weighable(criterion: Any) -> bool:
+    """Whether classes can be weighted in it."""
+    return isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss | nn.BCEWithLogitsLoss)
