@@ -19,7 +19,7 @@ class Average:
         self.decay, self.taken = decay, 0
         self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
         self.averages = [weight.detach().clone() for weight in self.weights]
-        self._own: list[tuple[Tensor, int]] = []  # what training has reached, and the version when it was put away
+        self._own: list[Tensor] = []  # what training has reached, while the average is shown
 
     @torch.no_grad()
     def __call__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -35,14 +35,16 @@ class Average:
     def show(self, averaged: bool) -> None:
         """Let the model hold the average, or what training has reached."""
         if averaged and not self._own and self.taken:
-            self._own = [(weight.detach().clone(), weight._version) for weight in self.weights]
-            for weight, average in zip(self.weights, self.averages, strict=True):
-                weight.data.copy_(average)  # past the version counter: graphs of training are not touched
+            self._own = [weight.detach().clone() for weight in self.weights]
+            self._put(self.averages)
         elif not averaged and self._own:
             own, self._own = self._own, []
-            if all(weight._version == version for weight, (_, version) in zip(self.weights, own, strict=True)):
-                for weight, (value, _) in zip(self.weights, own, strict=True):
-                    weight.data.copy_(value)
+            if all(map(torch.equal, self.weights, self.averages)):  # or somebody has put something else there
+                self._put(own)
+
+    def _put(self, values: list[Tensor]) -> None:
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.data.copy_(value)  # past the version counter: graphs of training are not touched
 
 
 class ShowsAverage(Graft):

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from trainmedic.remedies.remedy import Undo
+
 
 class Graft(nn.Module):
     """What is mixed into the class of one live module, in front of it; ``parts`` are the names that it adds to it.
@@ -88,6 +90,16 @@ def graft(module: nn.Module, mixin: type[Graft], parts: Mapping[str, Any]) -> No
             module.register_buffer(name, part)
         else:
             vars(module)[name] = part
+
+
+def grafted(module: nn.Module, mixin: type[Graft], parts: Mapping[str, Any]) -> Undo:
+    """``graft``, whole or not at all; gives the inverse."""
+    try:
+        graft(module, mixin, parts)
+    except BaseException:
+        ungraft(module, mixin)
+        raise
+    return lambda: ungraft(module, mixin)
 
 
 def ungraft(module: nn.Module, mixin: type[Graft]) -> None:

@@ -48,7 +48,7 @@ class InsertResidual(Remedy):
         return Change(
             remedy=self.name,
             target=tuple(found),
-            after={"skips": found, "scale": count**-0.5},
+            after={"skips": {name: list(map(list, skips)) for name, skips in found.items()}, "scale": count**-0.5},
             summary=f"a way around each of {count} layers that keep the shape of their input",
             code="class Residual(nn.Sequential):\n"
             f"    def forward(self, x):\n        return x + super().forward(x) * {count**-0.5:.3g}\n\n\n"

@@ -51,13 +51,12 @@ class LabelSmoothing(Remedy):
 
     def apply(self, change: Change, run: Run) -> Undo:
         from trainmedic.remedies._criterion import Smoothed, smoothable
-        from trainmedic.remedies._graft import graft, ungraft
+        from trainmedic.remedies._graft import grafted
 
         criterion = live_criterion(run, "label_smoothing")
         if not smoothable(criterion):
             raise Refused(f"{type(criterion).__name__} smooths no labels")
-        graft(criterion, Smoothed, {"medic_smoothing": float(change.after)})
-        return lambda: ungraft(criterion, Smoothed)
+        return grafted(criterion, Smoothed, {"medic_smoothing": float(change.after)})
 
 
 def live_criterion(run: Run, option: str) -> Any:

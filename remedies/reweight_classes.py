@@ -76,10 +76,9 @@ class ReweightClasses(Remedy):
 
     def apply(self, change: Change, run: Run) -> Undo:
         from trainmedic.remedies._criterion import Weighted, weighable
-        from trainmedic.remedies._graft import graft, ungraft
+        from trainmedic.remedies._graft import grafted
 
         criterion = live_criterion(run, "weight")
         if not weighable(criterion):
             raise Refused(f"{type(criterion).__name__} weighs no classes")
-        graft(criterion, Weighted, {"medic_weights": tuple(map(float, change.after))})
-        return lambda: ungraft(criterion, Weighted)
+        return grafted(criterion, Weighted, {"medic_weights": tuple(map(float, change.after))})
