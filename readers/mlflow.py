@@ -1,6 +1,8 @@
 """MLflow's file store: a run's directory with one file of values for each metric."""
 
 import re
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from trainmedic.errors import UnreadableError
@@ -11,7 +13,10 @@ from trainmedic.readers.table import LARGEST_STEP, Table
 
 META = "meta.yaml"
 METRICS = "metrics"
+PARAMS = "params"
 MOST_METRICS = 20_000
+MOST_PARAMS, LONGEST_PARAM = 1_000, 6_000
+"""Settings of a run that are read, and characters of one."""
 LINE = re.compile(
     rb"\d{9,19} (?:[-+]?[\d.]+(?:e[-+]?\d+)?|nan|[-+]?inf(?:inity)?)(?: -?\d+(?: \S+ \S+)?)?\r?\n", re.IGNORECASE
 )
@@ -30,7 +35,7 @@ class MlflowReader(Reader):
 
     def claim(self, directory: Path, files: frozenset[str], folders: frozenset[str]) -> Claim:
         if META in files and METRICS in folders and any((directory / METRICS).iterdir()):
-            return Claim((".",), frozenset({META}), folders & {METRICS, "params", "tags"})
+            return Claim((".",), frozenset({META}), folders & {METRICS, PARAMS, "tags"})
         return Claim()
 
     def file(self, path: Path) -> Path:
@@ -49,6 +54,7 @@ class MlflowReader(Reader):
         points = Points()
         for file in files:
             _take(points, file.relative_to(root).as_posix(), file)
+        points.configure(_params(root.parent / PARAMS))
         return points.histories()
 
 
@@ -63,6 +69,11 @@ class Points:
     def add(self, name: str, time: float, step: int, value: float) -> None:
         """Add one value; ``time`` puts those of one step in order."""
         self._rows.append((step, time, name, value))
+
+    def configure(self, params: Mapping[str, str]) -> None:
+        """Take what the run was set to."""
+        if params:
+            self.table.facts["config"] = dict(params)
 
     def histories(self) -> list[History]:
         """One run, in the order of steps: MLflow keeps none of its own."""
@@ -95,3 +106,16 @@ def _take(points: Points, name: str, file: Path) -> None:
                 points.broken += bool(parts)
                 continue
             points.add(name, time, int(step), value)
+
+
+def _params(folder: Path) -> dict[str, str]:
+    """What the run was set to: a file for each, its name the name."""
+    if not folder.is_dir():
+        return {}
+    params: dict[str, str] = {}
+    for file in islice(
+        (one for one in sorted(folder.rglob("*")) if one.is_file() and not one.is_symlink()), MOST_PARAMS
+    ):
+        with open(file, encoding="utf-8", errors="replace") as text:
+            params[file.relative_to(folder).as_posix()] = text.read(LONGEST_PARAM).strip()
+    return params

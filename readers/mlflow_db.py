@@ -3,13 +3,13 @@
 import math
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
-from trainmedic.readers.mlflow import Points
+from trainmedic.readers.mlflow import LONGEST_PARAM, MOST_PARAMS, Points
 from trainmedic.readers.reader import Options, Reader
 from trainmedic.readers.table import LARGEST_STEP
 
@@ -81,10 +81,13 @@ def _runs(connection: sqlite3.Connection) -> Iterator[History]:
         raise UnreadableError('no table "metrics" in it')
     query = "SELECT run_uuid, key, value, timestamp, step, is_nan FROM metrics ORDER BY run_uuid, timestamp"
     run, points = None, Points()
+    params = _params(connection)
     for uuid, key, value, time, step, is_nan in connection.execute(query):
         if uuid != run and run is not None:
             yield from _named(points, run)
+        if uuid != run:
             points = Points()
+            points.configure(params.get(uuid, {}))
         run = uuid
         if not isinstance(value, int | float) or not isinstance(step, int) or not isinstance(time, int | float):
             points.broken += 1
@@ -92,6 +95,17 @@ def _runs(connection: sqlite3.Connection) -> Iterator[History]:
             points.add(str(key), time, step, math.nan if is_nan else _value(value))
     if run is not None:
         yield from _named(points, run)
+
+
+def _params(connection: sqlite3.Connection) -> dict[object, dict[str, str]]:
+    """What each run was set to, empty where the database does not say."""
+    params: dict[object, dict[str, str]] = {}
+    with suppress(sqlite3.Error):
+        for uuid, key, value in connection.execute("SELECT run_uuid, key, value FROM params ORDER BY key"):
+            of_run = params.setdefault(uuid, {})
+            if len(of_run) < MOST_PARAMS:
+                of_run[str(key)] = str(value)[:LONGEST_PARAM]
+    return params
 
 
 def _named(points: Points, run: object) -> Iterator[History]:

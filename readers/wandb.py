@@ -22,6 +22,8 @@ HEADER = struct.Struct("<IHB")  # checksum, length, type
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 LONGEST_RECORD = 256 << 20
 AT_ONCE = 4_096
+MOST_OPTIONS = 1_000
+"""Settings of a run that are read."""
 CLOCKS = ("trainer/global_step", "train/global_step", "global_step", "_step")
 
 
@@ -106,6 +108,7 @@ class _Run:
     def __init__(self) -> None:
         self.table = Table()
         self.broken = 0
+        self.config: dict[str, Any] = {}
 
     def take(self, records: list[bytes]) -> None:
         """Take the records of one batch, in their order."""
@@ -128,6 +131,11 @@ class _Run:
         for numbers in rows:
             if numbers:
                 self.table.add(numbers)
+        begun, _ = fields(data, *_ends(found.pick(17, LENGTH)))
+        for config in (begun.pick(4, LENGTH), found.pick(5, LENGTH)):  # what the run began with, and later changes
+            updates, _ = fields(data, *_ends(config))
+            given = dict(zip(*_items(content, data, updates.pick(1, LENGTH)), strict=True))
+            self.config.update((key, value) for key, value in given.items() if key and key != "_wandb")
 
     def histories(self) -> list[History]:
         """One run: the clock is what the framework counts, where it does so in every row, or else W&B's own."""
@@ -142,7 +150,13 @@ class _Run:
             if clock != "_step":
                 columns.pop("_step", None)
         self.table.facts["tool"] = "wandb"
+        if self.config:
+            self.table.facts["config"] = dict(list(self.config.items())[:MOST_OPTIONS])
         return self.table.histories()
+
+
+def _ends(messages: Fields) -> tuple[Any, Any]:
+    return messages.start, messages.stop
 
 
 def _items(content: bytes, data: Any, items: Fields) -> tuple[list[str], list[Any]]:

@@ -201,3 +201,43 @@ def test_other_databases_are_left_alone(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(UnreadableError, match="no log in this directory"):
         read(tmp_path)
+
+
+# -- what a run was set to ---------------------------------------------------------------------------------------
+
+
+def test_the_settings_of_a_wandb_run_are_facts(tmp_path: Path) -> None:
+    begun = item("lr", "0.001") + item("model", '{"depth": 4}') + item("_wandb", '{"t": 1}') + item("odd", "{")
+    records = [
+        field(17, field(1, b"abc") + field(4, begun)),
+        history_record(0, item("loss", "1")),
+        field(5, item("lr", "0.002") + item(["nested", "key"], '"x"')),
+    ]
+    (history,) = read(wandb_file(tmp_path / "run.wandb", records))
+    assert history.facts["config"] == {"lr": 0.002, "model": {"depth": 4}, "odd": None, "nested/key": "x"}
+
+
+def test_the_settings_of_an_mlflow_run_are_facts(tmp_path: Path) -> None:
+    run = tmp_path / "mlruns" / "0" / "abc"
+    (run / "metrics").mkdir(parents=True)
+    (run / "params" / "optimizer").mkdir(parents=True)
+    (run / "meta.yaml").write_text("run_id: abc\n")
+    (run / "metrics" / "loss").write_text("1500000000000 1.0 0\n1500000000001 0.5 1\n")
+    (run / "params" / "batch_size").write_text("32\n")
+    (run / "params" / "optimizer" / "lr").write_text("0.1")
+    (run / "params" / "link").symlink_to("/etc/hostname")
+    (history,) = read(tmp_path)
+    assert history.facts["config"] == {"batch_size": "32", "optimizer/lr": "0.1"}
+
+
+def test_the_settings_in_an_mlflow_database_are_facts_of_their_run(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE metrics (key, value, timestamp, step, is_nan, run_uuid)")
+    connection.execute("CREATE TABLE params (key, value, run_uuid)")
+    for uuid in ("a", "b"):
+        connection.execute("INSERT INTO metrics VALUES ('loss', 1.0, 1, 0, 0, ?)", (uuid,))
+    connection.execute("INSERT INTO params VALUES ('lr', '0.1', 'b')")
+    connection.commit()
+    connection.close()
+    assert [history.facts.get("config") for history in read(path)] == [None, {"lr": "0.1"}]
