@@ -104,6 +104,8 @@ class Activations:
     _silence: dict[tuple[str, int], _Silence] = field(default_factory=dict)  # by name and call within the step
     _running: dict[str, Tensor] = field(default_factory=dict)
     _produced: _Produced | None = None
+    repeated: set[str] = field(default_factory=set)  # leaves that ran several times in one forward pass
+    _within: set[str] = field(default_factory=set)  # leaves that ran in the one that is going on
     _calls: Counter[str] = field(default_factory=Counter)
     _order: int = 0
 
@@ -111,7 +113,12 @@ class Activations:
         """A new step starts."""
         self.step = step
         self._calls.clear()
+        self._within.clear()
         self._produced = None
+
+    def pass_ended(self) -> None:
+        """A forward pass of a watched model is over: what runs again from here on runs in another one."""
+        self._within.clear()
 
     def measure(self, module: nn.Module, arguments: Any, output: Any, reading: Reading) -> None:
         """Reduce one module's output at once: an in-place function may overwrite it right after."""
@@ -145,6 +152,9 @@ class Activations:
         if calls and torch._C._current_graph_task_id() != -1:
             return True  # activation checkpointing runs the forward pass again
         self._calls[name] += 1
+        if name in self._within:
+            self.repeated.add(name)
+        self._within.add(name)
         if calls & (calls + 1):
             self._produced = None
             return True

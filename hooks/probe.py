@@ -288,6 +288,9 @@ class Probe:
                     self.ends.layer_called(module, name, arguments or (*keywords.values(),), self._reading, self.step)
                 if top and torch._C._current_graph_task_id() == -1:
                     self.ends.model_called(output)
+                    self.activations.pass_ended()
+                    if self.activations.repeated:
+                        self.observed["called_repeatedly"] = sorted(self.activations.repeated)
 
     def _in_training(self) -> bool:
         """Whether a forward pass with gradients trains: evaluation without ``no_grad`` happens too."""
@@ -436,8 +439,7 @@ class Probe:
                 if measured:
                     self.schedule.account(step, now - self._started)
                 self._gradients.step_ended()
-        if not skipped:
-            self._release(self.optimizers[0])  # the rates of this step have been read
+        self._release(self.optimizers[0])  # the rates of this step have been read
         self._last, self.data_time = now, 0.0
         self._reading, self._values = Reading(), {}
         self.step += 1

@@ -14,14 +14,14 @@ class Smoothed(Graft):
     parts: ClassVar[tuple[str, ...]] = ("medic_smoothing",)
     medic_smoothing: float
 
-    def forward(self, output: Tensor, target: Tensor) -> Any:
-        if not _trains(output):
-            return super().forward(output, target)
+    def forward(self, input: Tensor, target: Tensor) -> Any:
+        if not _trains(input):
+            return super().forward(input, target)
         own: Any = self
         before = own.label_smoothing
         own.label_smoothing = max(before, self.medic_smoothing)
         try:
-            return super().forward(output, target)
+            return super().forward(input, target)
         finally:
             own.label_smoothing = before
 
@@ -32,15 +32,15 @@ class Weighted(Graft):
     parts: ClassVar[tuple[str, ...]] = ("medic_weights",)
     medic_weights: tuple[float, ...]
 
-    def forward(self, output: Tensor, target: Tensor) -> Any:
-        if not _trains(output):
-            return super().forward(output, target)
+    def forward(self, input: Tensor, target: Tensor) -> Any:
+        if not _trains(input):
+            return super().forward(input, target)
         name = "pos_weight" if isinstance(self, nn.BCEWithLogitsLoss) else "weight"
         before = self._buffers[name]
-        weights = torch.tensor(self.medic_weights, device=output.device, dtype=output.dtype)
+        weights = torch.tensor(self.medic_weights, device=input.device, dtype=input.dtype)
         self._buffers[name] = weights if before is None else weights * before.to(weights)
         try:
-            return super().forward(output, target)
+            return super().forward(input, target)
         finally:
             self._buffers[name] = before
 

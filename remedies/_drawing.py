@@ -65,13 +65,18 @@ class Ledger:
 
 
 def draw(scheme: str, layer: nn.Module, weight: Tensor, generator: torch.Generator) -> Tensor:
-    """New values for a weight: ``he`` or ``xavier``, normal; ``orthogonal`` for each gate. On the CPU, in float32."""
+    """New values for a weight: ``he`` or ``xavier``, normal; ``orthonormal``; ``orthogonal`` for each gate.
+
+    On the CPU, in float32.
+    """
     fresh = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
     if scheme == "he":
         mode: Literal["fan_in", "fan_out"] = "fan_out" if transposed(layer) else "fan_in"
         return nn.init.kaiming_normal_(fresh, mode=mode, nonlinearity="relu", generator=generator)
     if scheme == "xavier":
         return nn.init.xavier_normal_(fresh, generator=generator)
+    if scheme == "orthonormal":
+        return nn.init.orthogonal_(fresh, generator=generator)
     size = weight.shape[1]
     for start in range(0, weight.shape[0], size):
         nn.init.orthogonal_(fresh[start : start + size], generator=generator)
@@ -79,12 +84,17 @@ def draw(scheme: str, layer: nn.Module, weight: Tensor, generator: torch.Generat
 
 
 def redraw_layer(
-    ledger: Ledger, layer: nn.Module, scheme: str, generator: torch.Generator, units: Tensor | None = None
+    ledger: Ledger,
+    layer: nn.Module,
+    scheme: str,
+    generator: torch.Generator,
+    units: Tensor | None = None,
+    scale: float = 1.0,
 ) -> None:
     """Draw the weights of a linear layer or convolution anew, and set its bias to zero; or only those of some units."""
     weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
     assert weight is not None
-    fresh = draw(scheme, layer, weight, generator)
+    fresh = scale * draw(scheme, layer, weight, generator)
     at = ... if units is None else (slice(None), units) if transposed(layer) else units
     ledger.write(weight, at, fresh[at])
     ledger.forget(weight, at)

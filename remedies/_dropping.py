@@ -16,8 +16,8 @@ class Dropping(Graft):
     parts: ClassVar[tuple[str, ...]] = ("medic_dropped",)
     medic_dropped: float
 
-    def forward(self, taken: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return super().forward(F.dropout(taken, self.medic_dropped, self.training), *args, **kwargs)
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(F.dropout(input, self.medic_dropped, self.training), *args, **kwargs)
 
 
 def raise_all(layers: Sequence[nn.Module], share: float) -> Undo:

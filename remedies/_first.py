@@ -55,12 +55,12 @@ class Standardised(Graft):
             "medic_done": False,
         }
 
-    def forward(self, taken: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(taken, Tensor) and taken.is_floating_point():
+    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(input, Tensor) and input.is_floating_point():
             if not self.medic_done and self.training and torch.is_grad_enabled():
-                self._learn(taken.detach().float())
-            taken = self._scaled(taken)
-        return super().forward(taken, *args, **kwargs)
+                self._learn(input.detach().float())
+            input = self._scaled(input)
+        return super().forward(input, *args, **kwargs)
 
     @torch.no_grad()
     def _learn(self, taken: Tensor) -> None:
@@ -98,10 +98,10 @@ class Varied(Graft):
     medic_shift: int
     medic_noise: float
 
-    def forward(self, taken: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.training and torch.is_grad_enabled() and isinstance(taken, Tensor) and taken.is_floating_point():
-            taken = self._shifted(taken) if self.medic_shift else self._noisy(taken)
-        return super().forward(taken, *args, **kwargs)
+    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.training and torch.is_grad_enabled() and isinstance(input, Tensor) and input.is_floating_point():
+            input = self._shifted(input) if self.medic_shift else self._noisy(input)
+        return super().forward(input, *args, **kwargs)
 
     def _noisy(self, taken: Tensor) -> Tensor:
         axis = feature_axis(self, taken)

@@ -42,8 +42,8 @@ class GatedCell(Graft):
     parts: ClassVar[tuple[str, ...]] = (GATES,)
     medic_gates: nn.ParameterDict
 
-    def forward(self, taken: Tensor, hx: Tensor | None = None) -> Tensor:
-        batched = taken if taken.ndim > 1 else taken.unsqueeze(0)
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        batched = input if input.ndim > 1 else input.unsqueeze(0)
         if hx is None:
             size: Any = self.hidden_size
             hx = batched.new_zeros(batched.shape[0], size)
@@ -53,7 +53,7 @@ class GatedCell(Graft):
             for own in [self._parameters.get(name)]
         ]
         out: Tensor = _VF.gru_cell(batched, hx if hx.ndim > 1 else hx.unsqueeze(0), *weights)
-        return out if taken.ndim > 1 else out.squeeze(0)
+        return out if input.ndim > 1 else out.squeeze(0)
 
 
 def gates_for(layer: nn.Module, generator: torch.Generator) -> nn.ParameterDict:

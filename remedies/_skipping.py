@@ -17,8 +17,8 @@ class Skipping(Graft):
     medic_skips: tuple[tuple[str, str], ...]
     medic_scale: float
 
-    def forward(self, taken: Any) -> Any:
-        first = dict(self.medic_skips)
+    def forward(self, input: Any) -> Any:
+        first, taken = dict(self.medic_skips), input
         before, until = None, None
         for name, module in self._modules.items():
             if name in first:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from trainmedic.remedies._alive import alive
+from trainmedic.remedies._first import features_of
 from trainmedic.remedies._graft import Graft, graft, has_graft, home_of, join, leave, new_parameters, plain, ungraft
 from trainmedic.remedies._layers import NORM, units_of
 from trainmedic.remedies.remedy import Refused, Undo
@@ -43,13 +44,15 @@ class Normed(Graft):
     medic_norm: _BatchNorm
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        output: Tensor = super().forward(*args, **kwargs)
+        return self._norm(super().forward(*args, **kwargs))
+
+    def _norm(self, values: Tensor) -> Tensor:
         if isinstance(self, nn.Linear):  # units last, whatever comes before: (N, C), (N, T, C), (C)
-            return _normalised(self.medic_norm, output.reshape(-1, output.shape[-1])).reshape(output.shape)
+            return _normalised(self.medic_norm, values.reshape(-1, values.shape[-1])).reshape(values.shape)
         dimensions = len(self.kernel_size) + 2  # type: ignore[arg-type]
-        if output.ndim < dimensions:  # a single sample without its batch dimension
-            return _normalised(self.medic_norm, output.unsqueeze(0)).squeeze(0)
-        return _normalised(self.medic_norm, output)
+        if values.ndim < dimensions:  # a single sample without its batch dimension
+            return _normalised(self.medic_norm, values.unsqueeze(0)).squeeze(0)
+        return _normalised(self.medic_norm, values)
 
     def _without(self, key: str, value: Tensor) -> Tensor:
         """The norm is then one that, in evaluation, does nothing."""
@@ -58,6 +61,15 @@ class Normed(Graft):
             return super()._without(key, value)
         neutral = {"weight": 1.0, "running_var": 1 - self.medic_norm.eps}.get(name, 0.0)
         return torch.full_like(value, neutral)
+
+
+class NormedInput(Normed):
+    """A layer that normalises per unit what it takes."""
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        layer: Any = super(Normed, self)  # the layer itself
+        output: Tensor = layer.forward(self._norm(input), *args, **kwargs)
+        return output
 
 
 def _normalised(norm: _BatchNorm, output: Tensor) -> Tensor:
@@ -148,11 +160,12 @@ def check_layer(name: str, layer: nn.Module, run: Run, *, places: int) -> None:
         raise Refused(f"no watched optimizer holds the weight of {name}: a norm after it would not train")
 
 
-def norm_for(layer: nn.Module) -> _BatchNorm:
-    """A new norm for what a layer puts out."""
+def norm_for(layer: nn.Module, *, before: bool = False) -> _BatchNorm:
+    """A new norm for what a layer puts out, or for what it takes."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    norm = NORM_OF[plain(type(layer))](units_of(layer), device=weight.device, dtype=weight.dtype)
+    units = features_of(layer) if before else units_of(layer)
+    norm = NORM_OF[plain(type(layer))](units, device=weight.device, dtype=weight.dtype)
     return norm.train(layer.training)
 
 

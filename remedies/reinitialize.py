@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from trainmedic.remedies._layers import Link
 
 Plan = dict[str, dict[str, Any]]
-"""By layer: ``draw`` (the scheme); for single units also ``units``, ``norms`` and ``next`` (a layer, or null)."""
+"""By layer: ``draw`` (the scheme); for single units also ``units``, ``norms`` and ``next`` (a layer, or null).
+
+Where it was measured, ``scale`` is what the drawn weights are multiplied by.
+"""
 
 
 class Reinitialize(Remedy):
@@ -26,15 +29,17 @@ class Reinitialize(Remedy):
 
     Of dead rectifiers the layer that feeds them is drawn. Where at most half of its units are dead only those are:
     their incoming weights are drawn, what the next layer takes from them is set to zero, so that the output stays what
-    it was until they have learnt. For gradients that vanish or explode every layer of the model is drawn. The
-    optimizer's state for what is drawn is cleared. The numbers come from a generator seeded by the step: the run's own
-    random numbers are not touched.
+    it was until they have learnt. For other illnesses every layer of the model is drawn. Where the medic can take steps
+    by itself, hidden layers are drawn orthonormal then, and scaled one after the other, until what each puts out for a
+    kept batch has a deviation of one. The optimizer's state for what is drawn is cleared. The numbers come from a
+    generator seeded by the step: the run's own random numbers are not touched.
 
     Safety: unsafe. What the layers had learnt is lost; early in a run that is little.
     Works when: units are dead, or the weights were drawn too small or too large for the depth.
     Does not help: a learning rate that kills the units again; activations that shrink every signal, such as many
     sigmoids in a row (insert-batchnorm); biases or inputs that are wrong elsewhere.
-    Source: He et al. 2015, arXiv:1502.01852; Glorot and Bengio 2010; dead units: Sokar et al. 2023, arXiv:2302.12902.
+    Source: He et al. 2015, arXiv:1502.01852; Glorot and Bengio 2010; scaled by data: Mishkin and Matas 2016 (LSUV),
+    arXiv:1511.06422; dead units: Sokar et al. 2023 (ReDo), arXiv:2302.12902.
     """
 
     treats: ClassVar[tuple[str, ...]] = (
@@ -47,6 +52,8 @@ class Reinitialize(Remedy):
         "saturated-activation",
     )
     safety: ClassVar[Safety] = Safety.UNSAFE
+    off: float = Field(0.1, gt=0, lt=1, description="distance of a deviation from one that is near enough")
+    tries: int = Field(5, ge=1, description="times that a layer is scaled, at most")
     whole_layer: float = Field(0.5, ge=0, le=1, description="share of dead units above which the whole layer is drawn")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
@@ -96,6 +103,50 @@ class Reinitialize(Remedy):
             if len(dead) <= self.whole_layer * mask.numel():
                 how |= {"units": dead, "next": _taking(chain, at, units_of(layer))}
         return {chain[before].name: how | {"norms": norms}}
+
+    def measure(self, change: Change, run: Run) -> Change | None:
+        """Scale hidden layers by what they put out for a kept batch, where the medic can take steps by itself."""
+        hidden = [name for name, how in change.after.items() if how["draw"] in ("he", "xavier")][:-1]
+        rehearsal = run.rehearsal
+        if (
+            rehearsal is None
+            or not rehearsal.ready
+            or len(hidden) < 2
+            or any("units" in h for h in change.after.values())
+        ):
+            return change
+        plan: Plan = {
+            name: {**how, "draw": "orthonormal", "scale": 1.0} if name in hidden else dict(how)
+            for name, how in change.after.items()
+        }
+        with rehearsal.quietly():
+            self.apply(change.model_copy(update={"after": plan}), run)
+            for name in hidden:
+                plan[name]["scale"] = self._scale(name, run)
+        return change.model_copy(update={"after": plan})
+
+    def _scale(self, name: str, run: Run) -> float:
+        """Scale the weights of a layer until what it puts out has a deviation of one; gives by how much."""
+        import torch
+
+        from trainmedic.remedies._layers import modules
+
+        rehearsal, layer, scale = run.rehearsal, modules(run)[name], 1.0
+        assert rehearsal is not None
+        seen: list[float] = []
+        handle = layer.register_forward_hook(lambda _, __, output: seen.append(float(output.detach().float().std())))
+        try:
+            for _ in range(self.tries):
+                seen.clear()
+                with torch.no_grad():
+                    rehearsal.loss_of(rehearsal.examples[0])
+                    if not seen or not 1e-12 < seen[0] < float("inf") or abs(seen[0] - 1) < self.off:
+                        break
+                    scale /= seen[0]
+                    layer.weight.div_(seen[0])  # type: ignore[operator]
+        finally:
+            handle.remove()
+        return scale
 
     def apply(self, change: Change, run: Run) -> Undo:
         import torch
@@ -162,7 +213,7 @@ def _draw(
     weight = live[name]._parameters["weight"]
     assert weight is not None
     units = torch.tensor(how["units"], device=weight.device) if how.get("units") else None
-    _drawing.redraw_layer(ledger, live[name], how["draw"], generator, units)
+    _drawing.redraw_layer(ledger, live[name], how["draw"], generator, units, float(how.get("scale", 1.0)))
     for norm in how.get("norms", ()):
         _drawing.reset_norm(ledger, live[norm], units)
     if units is not None and how.get("next"):

@@ -20,7 +20,7 @@ from trainmedic.diagnose.judge import Diagnosis, judge
 from trainmedic.errors import UsageError
 from trainmedic.history import History, Snapshot, check_step
 from trainmedic.hooks import ranks
-from trainmedic.hooks.facts import facts
+from trainmedic.hooks.facts import facts, options
 from trainmedic.hooks.probe import Probe
 from trainmedic.hooks.safe_point import SafePoint
 from trainmedic.hooks.schedule import Schedule
@@ -357,6 +357,8 @@ class Medic:
         """The model or the optimizer is not what it was: look at it anew."""
         self._probe.refresh()
         self.history.architecture = self._probe.architecture
+        first = self._probe.optimizers[0]
+        self.history.facts.update(optimizer=type(first).__name__, optimizer_options=options(first))
         self._probe.activations.forget_units()
         self._moments.restart(self._probe.step)
 

@@ -14,6 +14,7 @@ from tests.remedies.patients import Patient, finding, patient
 from trainmedic.history import History, Layer
 from trainmedic.remedies.change import Change
 from trainmedic.remedies.dropout import Dropout
+from trainmedic.remedies.insert_residual import InsertResidual
 from trainmedic.remedies.normalize_inputs import NormalizeInputs
 from trainmedic.remedies.remedy import Refused, Remedy
 from trainmedic.remedies.replace_activation import ReplaceActivation
@@ -404,3 +405,65 @@ class TestOptimizer:
 
         assert loss(False) > 0.9
         assert loss(True) < 0.1
+
+
+class TestResidual:
+    def test_ways_lead_around_what_keeps_the_shape_in_nested_containers(self) -> None:
+        class Deep(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                inner = nn.Sequential(
+                    *(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=1)),
+                    *(nn.Tanh(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.Tanh()),
+                )
+                self.parts = nn.ModuleList([nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh()), inner])
+                self.head = nn.Linear(4, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                for part in self.parts:
+                    x = part(x)
+                return self.head(x.mean((2, 3)))
+
+        sick = patient("SGD", Deep, shape=(1, 8, 8))
+        keys = list(sick.model.state_dict())
+        change, undo = treat(InsertResidual(), sick.run, "vanishing-gradient")
+        assert change.after["skips"] == {"parts.1": [["0", "2"], ["3", "4"]]}
+        assert list(sick.model.state_dict()) == keys
+        x = torch.randn(2, 4, 8, 8)
+        inner: Any = sick.model.eval().parts[1]
+        first = x + torch.tanh(inner[1](inner[0](x))) / 2**0.5
+        second = first + torch.tanh(inner[3](first)) / 2**0.5
+        rest = inner[8](inner[7](inner[6](inner[5](second))))
+        assert torch.allclose(inner(x), rest, atol=1e-6)
+        fresh = Deep().eval()
+        replay(change, fresh)
+        fresh.load_state_dict(sick.model.state_dict())
+        image = torch.randn(2, 1, 8, 8)
+        assert torch.equal(fresh(image), sick.model(image))
+        assert torch.equal(pickle.loads(pickle.dumps(inner))(x), inner(x))
+        undo()
+        assert type(inner) is nn.Sequential
+        assert "medic_skips" not in vars(inner)
+
+    def test_what_has_no_such_layers_is_refused_or_left_alone(self) -> None:
+        with pytest.raises(Refused, match=r"0 layer\(s\) of an nn.Sequential keep the shape"):
+            InsertResidual().propose(
+                finding("vanishing-gradient"),
+                Run([nn.Sequential(*[nn.Linear(n, n + 1) for n in range(2, 7)])], [], History()),
+            )
+        shallow = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        assert InsertResidual().propose(finding("vanishing-gradient"), Run([shallow], [], History())) is None
+
+    def test_a_deep_stack_learns(self) -> None:
+        def loss(treated: bool) -> float:
+            torch.manual_seed(0)
+            layers = [each for _ in range(12) for each in (nn.Linear(16, 16), nn.Tanh())]
+            model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), *layers, nn.Linear(16, 2))
+            for layer in model[::2]:
+                layer.weight.data *= 0.5
+            if treated:
+                treat(InsertResidual(), Run([model], [], History()), "vanishing-gradient")
+            return xor_loss(model, 100)
+
+        assert loss(False) > 0.6
+        assert loss(True) < 0.2

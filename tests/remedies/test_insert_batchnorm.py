@@ -339,3 +339,64 @@ def test_the_code_makes_the_same_model() -> None:
     exec(change.code, {"model": model, "nn": nn})
     assert model(torch.randn(4, 1, 6, 6)).shape == (4, 3)
     assert isinstance(model.conv1[1], nn.BatchNorm2d)
+
+
+class After(nn.Module):
+    """Norms after activations, but not after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3, padding=1), nn.ReLU()),
+            *(nn.MaxPool2d(2), nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(), nn.Flatten()),
+        )
+        self.head = nn.Linear(54, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def test_norms_come_after_activations_where_the_model_has_them_there() -> None:
+    sick = patient("SGD", After, shape=(1, 6, 6))
+    change = propose(sick)
+    assert {name: (how["norm"], how["units"]) for name, how in change.after.items()} == {
+        "body.6": ("BatchNorm2d", 5),
+        "head": ("BatchNorm1d", 54),
+    }
+    keys = list(sick.model.state_dict())
+    undo = InsertBatchnorm().apply(change, sick.run)
+    x = torch.randn(16, 1, 6, 6)
+    layer = sick.model.body[6]
+    before = sick.model.body[:6](x)
+    normed = F.batch_norm(before, None, None, layer.medic_norm.weight, layer.medic_norm.bias, True)
+    assert torch.allclose(layer(before), F.conv2d(normed, layer.weight, layer.bias, padding=1), atol=1e-5)
+    sick.step()
+    assert [key for key in sick.model.state_dict() if key in keys] == keys
+    model = After()
+    exec(change.code, {"model": model, "nn": nn})
+    assert model(x).shape == (16, 3)
+    undo()
+    assert list(sick.model.state_dict()) == keys
+
+
+class Again(nn.Module):
+    """One layer that runs three times in a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = F.relu(self.two(x))
+        return self.head(F.relu(self.one(x)))
+
+
+def test_a_layer_that_runs_several_times_is_refused() -> None:
+    sick = patient("SGD", Again)
+    assert sick.probe.observed["called_repeatedly"] == ["two"]
+    sick.run.history.facts.update(sick.probe.observed)
+    with pytest.raises(Refused, match="two runs several times in one forward pass"):
+        propose(sick)
+    accumulating = patient("SGD")
+    assert "called_repeatedly" not in accumulating.probe.observed

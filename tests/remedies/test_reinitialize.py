@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.remedies.patients import Patient, different, finding, patient, perceptron, photograph
+from trainmedic.remedies._rehearsal import Example, Form, Rehearsal
 from trainmedic.remedies.change import Change
 from trainmedic.remedies.insert_batchnorm import InsertBatchnorm
 from trainmedic.remedies.reinitialize import Reinitialize
@@ -188,3 +189,25 @@ def test_of_several_models_the_one_that_is_ill_is_drawn() -> None:
     assert change is not None
     assert set(change.target) == {"1.0", "1.2", "1.4"}
     assert "models[1][0].weight" in change.code
+
+
+def test_hidden_layers_are_scaled_by_what_they_put_out_for_a_kept_batch() -> None:
+    sick = patient(
+        "SGD", lambda: nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 3))
+    )
+    x, y = torch.randn(64, 6) * 20, torch.randint(0, 3, (64,))
+    sick.run.rehearsal = Rehearsal(sick.run, loss_fn=nn.CrossEntropyLoss(), examples=[Example((x, y))], form=Form())
+    before = photograph(sick)
+    change = Reinitialize().propose(finding("bad-initialization"), sick.run)
+    assert change is not None
+    measured = Reinitialize().measure(change, sick.run)
+    assert measured is not None
+    assert not different(before, photograph(sick))
+    assert [how["draw"] for how in measured.after.values()] == ["orthonormal", "orthonormal", "xavier"]
+    undo = Reinitialize().apply(measured, sick.run)
+    for depth in (1, 3):
+        assert float(sick.model[:depth](x).detach().std()) == pytest.approx(1.0, abs=0.1)
+    rows = sick.model[2].weight.detach()
+    assert torch.allclose(rows @ rows.T, torch.eye(32) * float(rows[0].square().sum()), atol=1e-4)
+    undo()
+    assert not different(before, photograph(sick))
