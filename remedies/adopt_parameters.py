@@ -27,6 +27,7 @@ class AdoptParameters(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("stale-optimizer",)
     safety: ClassVar[Safety] = Safety.UNSAFE
+    corrects: ClassVar[bool] = True
     replayed: ClassVar[bool] = True
 
     def propose(self, finding: Finding, run: Run) -> Change | None:

@@ -40,6 +40,9 @@ class Remedy(BaseModel):
     treats: ClassVar[tuple[str, ...]]
     safety: ClassVar[Safety]
     ends_the_run: ClassVar[bool] = False  # such an act waits until the user asks whether to stop
+    corrects: ClassVar[bool] = (
+        False  # what it sets right is a fault as such, whatever the loss says: it may only not harm
+    )
     measures: ClassVar[bool] = False  # it takes steps on kept batches before it can say what to change
     rehearsed: ClassVar[bool] = True  # kept batches can show what it does; they do not hold those that break a run
     replayed: ClassVar[bool] = False  # part of the model or the optimizer: a fresh one needs it to load a checkpoint

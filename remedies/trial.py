@@ -129,7 +129,7 @@ class SequentialTrial(Trial):
     """Applied, watched for a window of steps, and compared with the time before; such an outcome is "followed by".
 
     The change is kept if the median training loss in the second half of the window lies below both the median before
-    and what a straight line through the time before leads to, by more than three standard errors of that comparison
+    and what a line through the time before leads to, by more than three standard errors of that comparison
     and by at least ``LEAST`` of its value. A run that was spoilt has no time before: then the loss must stay
     finite and fall within the window. An open outcome is watched for up to ``PATIENCE`` windows, then the change is
     undone.
@@ -139,6 +139,8 @@ class SequentialTrial(Trial):
         window: steps to watch.
         since: first step of the time before that may be compared with.
         spoilt: whether the run was not worth comparing with: its loss was no longer finite, or had left its range.
+        corrects: whether the change sets right a fault that was seen as such, so that it only must do no harm:
+            gradients that pile up, parameters that no optimizer holds.
 
     """
 
@@ -147,8 +149,10 @@ class SequentialTrial(Trial):
     LEAST = 0.02  # of the loss before
     FEW = 8  # values below which a window says nothing
 
-    def __init__(self, *, start: int, window: int, since: int = 0, spoilt: bool = False) -> None:
-        self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
+    def __init__(
+        self, *, start: int, window: int, since: int = 0, spoilt: bool = False, corrects: bool = False
+    ) -> None:
+        self.start, self.window, self.since, self.spoilt, self.corrects = start, window, since, spoilt, corrects
 
     def verdict(self, history: History, step: int) -> Verdict | None:
         """See :class:`Trial`."""
@@ -192,6 +196,8 @@ class SequentialTrial(Trial):
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
         if treated > control + self._margin(before, late):
             return Verdict(False, "followed by a higher loss", *numbers)
+        if self.corrects:
+            return Verdict(True, "it sets right what is wrong as such, and was followed by no higher loss", *numbers)
         return Verdict(False, "followed by no difference beyond noise", *numbers) if last else None
 
     def _margin(self, before: Array, after: Array) -> float:
@@ -199,14 +205,25 @@ class SequentialTrial(Trial):
 
 
 def _trend(values: Array, at: float) -> tuple[float, float]:
-    """Where a straight line through ``values`` leads at position ``at``, and the standard error of that."""
-    x = np.arange(len(values)) - (len(values) - 1) / 2
+    """Where ``values`` lead at position ``at``, and the standard error of that.
+
+    A straight line is drawn over the steps, or over their logarithm where that fits better: a fall that flattens out
+    leads less far than its first steps promise.
+    """
+    steps = np.arange(1.0, len(values) + 1)
+    lines = [_line(axis(steps), values, float(axis(np.float64(at + 1)))) for axis in (np.asarray, np.log)]
+    _, expected, error = min(lines)
+    return expected, error
+
+
+def _line(x: Array, values: Array, at: float) -> tuple[float, float, float]:
+    """A straight line through (x, values): its residual spread, its height at ``at``, and the error of that."""
+    away, x = at - float(x.mean()), x - x.mean()
     spread = float(np.sum(x * x))
     slope = float(np.sum(x * values)) / spread
     residuals = values - values.mean() - slope * x
     noise = float(np.sqrt(np.sum(residuals**2) / max(len(values) - 2, 1)))
-    away = at - (len(values) - 1) / 2
-    return float(values.mean()) + slope * away, float(noise * (1 / len(values) + away * away / spread) ** 0.5)
+    return noise, float(values.mean()) + slope * away, noise * (1 / len(values) + away * away / spread) ** 0.5
 
 
 def _error(values: Array) -> float:

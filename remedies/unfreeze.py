@@ -27,6 +27,7 @@ class Unfreeze(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("frozen-layer", "underfitting", "plateau")
     safety: ClassVar[Safety] = Safety.UNSAFE
+    corrects: ClassVar[bool] = True
     replayed: ClassVar[bool] = True
     share: float = Field(0.5, gt=0, le=1, description="share of the elements frozen, from which on all are freed")
 

@@ -22,6 +22,7 @@ class ZeroGradients(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("missing-zero-grad",)
     safety: ClassVar[Safety] = Safety.SAFE
+    corrects: ClassVar[bool] = True
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._clearing import Clear

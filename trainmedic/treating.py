@@ -398,7 +398,9 @@ class Treating:
             self._tell(treatment.model_copy(update=done))
             return True
         self._save_healthy()
-        trial = SequentialTrial(start=start, window=self._window(), since=self.since_before, spoilt=spoilt)
+        trial = SequentialTrial(
+            start=start, window=self._window(), since=self.since_before, spoilt=spoilt, corrects=remedy.corrects
+        )
         self._on_trial = OnTrial(treatment, undo, base, trial, finding)
         return True
 
