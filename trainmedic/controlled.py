@@ -231,7 +231,7 @@ class Controlled:
 
     def _fetched(self) -> list[Example]:
         loader = self._val_loader
-        if loader is None or iter(loader) is loader:  # it can be gone through only once, by the user
+        if loader is None or hasattr(loader, "__next__"):  # it can be gone through only once, by the user
             return []
         if self.rehearsal.step_fn is None and any(e.args is not None for e in self.rehearsal.examples):
             return []  # the model is not called with what a batch holds

@@ -130,11 +130,12 @@ class Keeping:
             return Example(self._copy)
         args, keywords, autocast = None, dict[str, Any](), None
         if self._sees_calls:
-            if len(self._calls) != 1:
+            again = len(self._calls) > 1 and all(call[0] is None for call in self._calls)  # by an optimizer's closure
+            if len(self._calls) != 1 and not again:
                 self.why_not = f"the model is called {len(self._calls)} times for a batch: give step_fn"
                 return None
-            args, keywords, _, autocast = self._calls[0]
-        targets = self._targets[0] if len(self._targets) == 1 else None
+            args, keywords, _, autocast = self._calls[-1]
+        targets = self._targets[-1] if self._targets else None
         pair = isinstance(self._copy, list | tuple) and len(self._copy) >= 2
         if (args is None or targets is None) and not pair:
             self.why_not = "a batch is no pair of input and target, and the criterion's call was not seen: give step_fn"

@@ -203,6 +203,7 @@ class Medic:
             refused=tuple(self._treating.refused.items()),
             notes=(
                 *self._notes,
+                *([self._treating.lost] if self._treating.lost else []),
                 *diagnosis.suppressed,
                 *(f"not measured: {what}: {why}" for what, why in self._not_measured().items()),
             ),

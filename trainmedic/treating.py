@@ -349,7 +349,8 @@ class Treating:
         failing = finding.severity == "error"
         over = [pair for pair, told in result.compared if not failing or not told.effect > -LEAST_EFFECT]
         self._note_tried(finding, over)
-        self._looks[finding.name] = look + 1
+        if failing:
+            self._looks[finding.name] = look + 1
         self._next_candidate(finding)
 
     def _cured(self, illness: str) -> None:
