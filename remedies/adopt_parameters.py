@@ -27,7 +27,7 @@ class AdoptParameters(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("stale-optimizer",)
     safety: ClassVar[Safety] = Safety.UNSAFE
-    corrects: ClassVar[bool] = True
+    unless_worse: ClassVar[str] = "parameters that no optimizer holds are wrong whatever the loss says"
     replayed: ClassVar[bool] = True
 
     def propose(self, finding: Finding, run: Run) -> Change | None:

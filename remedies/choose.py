@@ -1,6 +1,6 @@
 """Which remedies could treat a finding in this run, and in which order."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from trainmedic.diagnose import Finding
@@ -26,26 +26,35 @@ def allowed(remedy: type[Remedy], fix: Fix) -> bool:
     return fix in levels[remedy.safety]
 
 
+def dosed(remedy: type[Remedy], tried: int) -> Remedy | None:
+    """The remedy in the dose that comes after so many tries; ``None`` if there is none."""
+    made: Remedy | None = remedy()
+    for _ in range(tried):
+        made = made.stronger() if made is not None else None
+    return made
+
+
 def choose(
-    finding: Finding, run: "Run", *, fix: Fix, ignore: Collection[str] = (), tried: Collection[str] = ()
+    finding: Finding, run: "Run", *, fix: Fix, ignore: Collection[str] = (), tried: Mapping[str, int] | None = None
 ) -> Choice:
     """The changes that could treat ``finding``, in the order of the rule's own list of remedies.
 
-    That list goes from the cheapest and safest to the most invasive. ``ignore`` and ``tried`` are names of remedies
-    that the user excludes, and of those that were tried on this illness already. Nothing is changed. A remedy that
-    does not fit what was measured proposes nothing, and is in neither list. Where changes are only shown, what is left
-    to people is among them.
+    That list goes from the cheapest and safest to the most invasive. ``ignore`` holds names of remedies that the user
+    excludes, ``tried`` how often each was tried on this illness already: it is then chosen in a larger dose, if it has
+    one, after all that were not. Nothing is changed. A remedy that does not fit what was measured proposes nothing, and
+    is in neither list. Where changes are only shown, what is left to people is among them.
     """
     by_name = {remedy.name: remedy for remedy in pharmacy()}
     choice = Choice([], [])
-    for name in finding.remedies:
+    doses = tried or {}
+    for name in sorted(finding.remedies, key=lambda name: doses.get(name, 0)):
         remedy = by_name.get(name)
-        if remedy is None or name in ignore or name in tried:
+        if remedy is None or name in ignore or finding.name not in remedy.treats:
             continue
         shown = run.advising and remedy.safety is Safety.MANUAL
-        if finding.name not in remedy.treats or not (allowed(remedy, fix) or shown):
+        made = dosed(remedy, doses.get(name, 0))
+        if made is None or not (allowed(remedy, fix) or shown):
             continue
-        made = remedy()
         try:
             change = made.propose(finding, run)
         except Refused as reason:

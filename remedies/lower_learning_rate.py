@@ -9,6 +9,9 @@ from trainmedic.remedies.change import Change, Safety
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
+SMALLEST = 1e-3
+"""Factor below which a rate is not lowered in one go."""
+
 
 class LowerLearningRate(Remedy):
     """Multiply the learning rate of every parameter group, and all that its schedulers compute rates from, by a factor.
@@ -45,6 +48,10 @@ class LowerLearningRate(Remedy):
     scales_rates: ClassVar[bool] = True
     factor: float = Field(0.3, gt=0, lt=1, description="what every rate is multiplied by")
     least: float = Field(1e-8, ge=0, description="rates that would all fall below this are left alone")
+
+    def stronger(self) -> "LowerLearningRate | None":
+        factor = self.factor * 0.1
+        return LowerLearningRate(factor=factor, least=self.least) if factor >= SMALLEST else None
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)

@@ -40,9 +40,7 @@ class Remedy(BaseModel):
     treats: ClassVar[tuple[str, ...]]
     safety: ClassVar[Safety]
     ends_the_run: ClassVar[bool] = False  # such an act waits until the user asks whether to stop
-    corrects: ClassVar[bool] = (
-        False  # what it sets right is a fault as such, whatever the loss says: it may only not harm
-    )
+    unless_worse: ClassVar[str] = ""  # why it stays unless a higher loss follows: what it does shows late, or elsewhere
     measures: ClassVar[bool] = False  # it takes steps on kept batches before it can say what to change
     rehearsed: ClassVar[bool] = True  # kept batches can show what it does; they do not hold those that break a run
     replayed: ClassVar[bool] = False  # part of the model or the optimizer: a fresh one needs it to load a checkpoint
@@ -59,6 +57,10 @@ class Remedy(BaseModel):
         Raises ``Refused`` where there would be one that cannot be made safely.
         """
         raise NotImplementedError
+
+    def stronger(self) -> "Remedy | None":
+        """The same act in a larger dose, to be tried where this one was not enough; ``None`` where there is none."""
+        return None
 
     def measure(self, change: Change, run: "Run") -> Change | None:
         """At the safe point, before anything is tried: the change as steps on kept batches (``run.rehearsal``) show it.

@@ -52,6 +52,8 @@ class ScheduleLearningRate(Remedy):
         "slow-convergence",
     )
     safety: ClassVar[Safety] = Safety.SAFE
+    rehearsed: ClassVar[bool] = False
+    unless_worse: ClassVar[str] = "what a falling rate is good for shows at the end of a run"
     kind: Kind | None = Field(None, description="the schedule; chosen by what was found unless given")
     least: float = Field(0.01, gt=0, lt=1, description="share of the rate that schedules end at")
     peak: float = Field(10.0, gt=1, description="what one cycle raises the rate to, in rates of now")

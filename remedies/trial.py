@@ -128,31 +128,32 @@ class Trial(ABC):
 class SequentialTrial(Trial):
     """Applied, watched for a window of steps, and compared with the time before; such an outcome is "followed by".
 
-    The change is kept if the median training loss in the second half of the window lies below both the median before
-    and what a line through the time before leads to, by more than three standard errors of that comparison
-    and by at least ``LEAST`` of its value. A run that was spoilt has no time before: then the loss must stay
-    finite and fall within the window. An open outcome is watched for up to ``PATIENCE`` windows, then the change is
-    undone.
+    The change is kept if the median training loss in the second half of the window lies below where the time before
+    was heading, by more than three standard errors of that comparison and ``LEAST`` of its value, and has come down
+    ``FASTER`` times as far as it was heading. A run that was spoilt has no time before: then the loss must stay finite
+    and fall within the window. Where nothing has come down at the end of the window the change is undone; what is not
+    decided then is watched for up to ``PATIENCE`` windows.
 
     Args:
         start: first step taken with the change.
         window: steps to watch.
         since: first step of the time before that may be compared with.
         spoilt: whether the run was not worth comparing with: its loss was no longer finite, or had left its range.
-        corrects: whether the change sets right a fault that was seen as such, so that it only must do no harm:
-            gradients that pile up, parameters that no optimizer holds.
+        unless_worse: why the change stays unless a higher loss follows; empty where a lower one has to follow.
 
     """
 
     kind = "sequential"
     PATIENCE = 3
-    LEAST = 0.02  # of the loss before
+    LEAST = 0.005  # of the loss before
+    FASTER = 2.0  # than the trend
     FEW = 8  # values below which a window says nothing
 
     def __init__(
-        self, *, start: int, window: int, since: int = 0, spoilt: bool = False, corrects: bool = False
+        self, *, start: int, window: int, since: int = 0, spoilt: bool = False, unless_worse: str = ""
     ) -> None:
-        self.start, self.window, self.since, self.spoilt, self.corrects = start, window, since, spoilt, corrects
+        self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
+        self.unless_worse = unless_worse
 
     def verdict(self, history: History, step: int) -> Verdict | None:
         """See :class:`Trial`."""
@@ -183,7 +184,8 @@ class SequentialTrial(Trial):
         numbers = (_loss("median loss at first", control),), (_loss("median loss at last", treated),)
         if treated < control - self._margin(early, late):
             return Verdict(True, "the run was spoilt; since the change its loss is finite and falls", *numbers)
-        return Verdict(False, "the loss did not fall after the change", *numbers) if last else None
+        hopeless = treated > control - _error(late)
+        return Verdict(False, "the loss did not fall after the change", *numbers) if last or hopeless else None
 
     def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
         late = after[len(after) // 2 :]
@@ -191,14 +193,16 @@ class SequentialTrial(Trial):
         expected, error = _trend(before, at=len(before) + len(after) * 3 / 4)
         expected = min(control, expected)
         numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
-        least = self.LEAST * abs(control)
-        if treated < expected - max(3 * float(np.hypot(error, _error(late))), least):
+        noise = 3 * float(np.hypot(error, _error(late)))
+        promised, come = control - expected, control - treated
+        if come > promised + max(noise, self.LEAST * abs(control)) and come > self.FASTER * promised:
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
         if treated > control + self._margin(before, late):
             return Verdict(False, "followed by a higher loss", *numbers)
-        if self.corrects:
-            return Verdict(True, "it sets right what is wrong as such, and was followed by no higher loss", *numbers)
-        return Verdict(False, "followed by no difference beyond noise", *numbers) if last else None
+        if self.unless_worse:
+            return Verdict(True, f"followed by no higher loss; {self.unless_worse}", *numbers)
+        hopeless = come < float(np.hypot(_error(before), _error(late)))
+        return Verdict(False, "followed by no difference beyond noise", *numbers) if last or hopeless else None
 
     def _margin(self, before: Array, after: Array) -> float:
         return max(3 * float(np.hypot(_error(before), _error(after))), self.LEAST * abs(float(np.median(before))))

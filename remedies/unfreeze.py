@@ -27,7 +27,7 @@ class Unfreeze(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("frozen-layer", "underfitting", "plateau")
     safety: ClassVar[Safety] = Safety.UNSAFE
-    corrects: ClassVar[bool] = True
+    unless_worse: ClassVar[str] = "what should train and does not is wrong whatever the loss says"
     replayed: ClassVar[bool] = True
     share: float = Field(0.5, gt=0, le=1, description="share of the elements frozen, from which on all are freed")
 

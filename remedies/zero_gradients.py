@@ -22,7 +22,7 @@ class ZeroGradients(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("missing-zero-grad",)
     safety: ClassVar[Safety] = Safety.SAFE
-    corrects: ClassVar[bool] = True
+    unless_worse: ClassVar[str] = "gradients that pile up are wrong whatever the loss says"
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._clearing import Clear

@@ -9,6 +9,7 @@ monitored one, and the one that the trial began from.
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ from trainmedic.settings import Settings
 HEALTHY_FILE = "healthy.pt"
 LEAST_WINDOW = 20
 """Steps that a change is watched for, at least."""
+FEW = 10
+"""Losses whose median stands for a moment of the run."""
+NO_GAIN = 0.02
+"""Share of the loss by which it must have come down since the healthy state, for there to be something to lose."""
 SETTLED = 10
 """Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
@@ -81,7 +86,7 @@ class Treating:
         self._on_trial: OnTrial | None = None
         self._undo_next: tuple[OnTrial, Verdict] | None = None
         self._candidate: State | None = None
-        self._tried: dict[str, set[str]] = {}
+        self._tried: dict[str, Counter[str]] = {}
         self._looks: dict[str, int] = {}  # controlled trials that were too short to tell, by illness
         self._rest_until = 0
         self._best_value: float | None = None
@@ -138,7 +143,7 @@ class Treating:
         self._give_up([finding for finding in ill if self._tried.get(finding.name) and finding.severity == "error"])
 
     def _choose(self, finding: Finding) -> Choice:
-        tried = self._tried.get(finding.name, set())
+        tried = self._tried.get(finding.name)
         if (
             self.run.healthy is not None
             and self._candidate is not None
@@ -342,7 +347,7 @@ class Treating:
             self._lost_all(finding, result, plan.look)
 
     def _note_tried(self, finding: Finding, candidates: Iterable[tuple[Remedy, Change]]) -> None:
-        self._tried.setdefault(finding.name, set()).update(remedy.name for remedy, _ in candidates)
+        self._tried.setdefault(finding.name, Counter()).update(remedy.name for remedy, _ in candidates)
 
     def _lost_all(self, finding: Finding, result: Result, look: int) -> None:
         """No arm has won. What did no harm to a run that is failing may only have been too short to show."""
@@ -367,7 +372,7 @@ class Treating:
                 return
 
     def _apply(self, finding: Finding, remedy: Remedy, change: Change, uncontrolled: str) -> bool:
-        self._tried.setdefault(finding.name, set()).add(remedy.name)
+        self._note_tried(finding, [(remedy, change)])
         start = self.run.step + 1
         treatment = Treatment(
             finding=finding.id,
@@ -378,9 +383,7 @@ class Treating:
             uncontrolled=uncontrolled,
         )
         now = State.capture(self.run)
-        spoilt = self._spoilt(finding, now)
-        healthy = self.run.healthy
-        base = healthy if spoilt and healthy is not None and healthy.fits(self.run) else now
+        base = self._base(finding, now)
         try:
             if base is not now:
                 base.restore(self.run, clocks=False)
@@ -400,7 +403,11 @@ class Treating:
             return True
         self._save_healthy()
         trial = SequentialTrial(
-            start=start, window=self._window(), since=self.since_before, spoilt=spoilt, corrects=remedy.corrects
+            start=start,
+            window=self._window(),
+            since=self.since_before,
+            spoilt=base is not now or self._spoilt(finding, now),
+            unless_worse=remedy.unless_worse,
         )
         self._on_trial = OnTrial(treatment, undo, base, trial, finding)
         return True
@@ -436,6 +443,25 @@ class Treating:
                 self.lost += f"; the state of step {state.step} was put back"
                 self._restart(self.run.step + 1)
                 return
+
+    def _base(self, finding: Finding, now: State) -> State:
+        """The state to treat from: the last healthy one, where the run has nothing to lose by it."""
+        healthy = self.run.healthy
+        if healthy is None or not healthy.fits(self.run) or healthy.step > finding.step or not healthy.finite():
+            return now
+        return healthy if self._spoilt(finding, now) or self._no_better(healthy) else now
+
+    def _no_better(self, healthy: State) -> bool:
+        """Whether the training loss has not come down since the healthy state."""
+        if "train/loss" not in self.run.history:
+            return False
+        steps, losses = self.run.history.series("train/loss")
+        then = losses[(steps >= healthy.step - FEW // 2) & (steps <= healthy.step + FEW // 2) & np.isfinite(losses)]
+        now = losses[-FEW:]
+        if not len(then) or not len(now):
+            return False
+        start = float(np.median(then))
+        return not float(np.median(now)) < start - NO_GAIN * abs(start)
 
     def _spoilt(self, finding: Finding, now: State) -> bool:
         """Whether the present state is worth nothing: weights or loss not finite, or the loss far above its start."""

@@ -102,7 +102,7 @@ def test_the_level_decides_what_may_be_applied() -> None:
 
 
 def test_what_was_tried_or_is_excluded_or_unknown_is_no_candidate() -> None:
-    assert names(ill(), tried={"plain"}) == ["deep"]
+    assert names(ill(), tried={"plain": 1}) == ["deep"]
     assert names(ill(), ignore=("deep",)) == ["plain"]
     assert names(ill("prayer", "plain")) == ["plain"]
 
