@@ -18,7 +18,8 @@ class SkipStep(Remedy):
     """Before each step, drop all gradients of an optimizer if any of them is not finite: the step then does nothing.
 
     Gradients are set to None, not to zero: zeroed ones still decay the weights and move Adam's averages. After
-    `patience` skips in a row it lets go: a run that makes nothing else is not saved by skipping.
+    `patience` skips in a row it looks at the weights: as long as they are finite there is something to protect, and it
+    goes on, since one such step would spoil them for good; else it lets go.
 
     Safety: safe. It touches gradients only, right before the optimizer's step; it waits for one flag per step.
     Works when: single batches give NaN or infinity while the weights are sound, or were in a state that was kept.
@@ -30,7 +31,8 @@ class SkipStep(Remedy):
     treats: ClassVar[tuple[str, ...]] = ("non-finite", "hidden-non-finite", "loss-scale-collapse")
     safety: ClassVar[Safety] = Safety.SAFE
     rehearsed: ClassVar[bool] = False
-    patience: int = Field(3, ge=1, description="skips in a row after which it lets go")
+    unless_worse: ClassVar[str] = "a step that is not finite spoils the weights whatever the loss says"
+    patience: int = Field(3, ge=1, description="skips in a row after which it looks at the weights")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         if any(type(optimizer).__name__ == "LBFGS" for optimizer in run.optimizers):
@@ -86,13 +88,26 @@ class Skip:
             return False  # a loss scaler had a look, and a fused optimizer skips by itself
         in_a_row = 0 if _finite_gradients(optimizer) else self._in_a_row.get(id(optimizer), 0) + 1
         self._in_a_row[id(optimizer)] = in_a_row  # also after it let go: a rewound run can have good steps again
-        if not 0 < in_a_row <= self.patience:
+        if not in_a_row or (in_a_row > self.patience and not _finite_weights(optimizer)):
             return False
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
         self.skipped.append(self.run.step)
         return True
+
+
+def _finite_weights(optimizer: "torch.optim.Optimizer") -> bool:
+    """Whether all parameters that are stepped are finite; waited for once."""
+    import torch
+
+    from trainmedic.hooks.parameters import norms
+
+    with torch.no_grad():
+        weights = [p.detach() for group in optimizer.param_groups for p in group["params"] if p.numel()]
+        plain = [torch.view_as_real(p) if p.is_complex() else p for p in weights]
+        largest = [each.to(plain[0].device, torch.float32) for each in norms(plain, float("inf"))]
+        return bool(torch.isfinite(torch.stack(largest)).all())
 
 
 def _finite_gradients(optimizer: "torch.optim.Optimizer") -> bool:

@@ -160,9 +160,12 @@ class SequentialTrial(Trial):
         after = self._losses(history, self.start, step)
         if len(after) and not np.isfinite(after).all():
             return Verdict(False, "the loss was no longer finite", treated=(_loss("loss", float("nan")),))
-        if step + 1 < self.start + self.window or len(after) < self.FEW:
+        if step + 1 < self.start + self.window:
             return None
         last = step + 1 >= self.start + self.PATIENCE * self.window
+        if len(after) < self.FEW:
+            kept = last and bool(self.unless_worse)
+            return Verdict(True, f"hardly a step was taken; {self.unless_worse}") if kept else None
         before = self._losses(history, max(self.since, self.start - 2 * self.window), self.start - 1)
         before = before[np.isfinite(before)]
         if self.spoilt or len(before) < self.FEW:

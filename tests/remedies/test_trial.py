@@ -57,7 +57,7 @@ def test_a_change_that_does_nothing_is_undone(seed: int) -> None:
     whole = noisy(1.0, 400, noise=0.2, seed=seed)
     taken, verdict = decide(whole[:100], whole[100:])
     assert not verdict.kept
-    assert taken == 3 * WINDOW or verdict.reason == "followed by a higher loss"
+    assert WINDOW <= taken <= 3 * WINDOW
 
 
 @pytest.mark.parametrize("seed", range(20))
