@@ -186,7 +186,11 @@ def band(table: LayerTable) -> dict[int, Series]:
     measured = np.isfinite(values).sum(axis=1) >= 3
     if not measured.any():
         return {}
-    found = np.nanpercentile(values[measured], PERCENTILES, axis=1)
+    values = values[measured]
+    found = np.empty((len(PERCENTILES), len(values)))
+    whole = ~np.isnan(values).any(axis=1)
+    found[:, whole] = np.percentile(values[whole], PERCENTILES, axis=1)  # many times as fast as nanpercentile
+    found[:, ~whole] = np.nanpercentile(values[~whole], PERCENTILES, axis=1)
     return {p: Series(table.steps[measured], row) for p, row in zip(PERCENTILES, found, strict=True)}
 
 

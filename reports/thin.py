@@ -19,16 +19,12 @@ def gaps(steps: NDArray[np.int64], most: int = 50) -> list[int]:
     A log that gets sparser, and stays so, has no hole there: a hole is wide against both of its sides.
     """
     distance = np.diff(steps).astype(np.float64)
-    if len(distance) < 2 * NEIGHBOURS:
+    if len(distance) < 2 * NEIGHBOURS + 1:
         return []
-    around = np.lib.stride_tricks.sliding_window_view(
-        np.pad(distance, NEIGHBOURS, constant_values=np.nan), 2 * NEIGHBOURS + 1
-    )
-    before = np.nanmedian(around[1:, :NEIGHBOURS], axis=1)  # the first distance has none before it
-    after = np.nanmedian(around[:-1, NEIGHBOURS + 1 :], axis=1)
-    wide = np.zeros(len(distance), dtype=bool)
-    usual = np.fmax(np.r_[np.nan, before], np.r_[after, np.nan])
-    wide[:] = distance > GAP * np.maximum(usual, 1)
+    middle = np.median(np.lib.stride_tricks.sliding_window_view(distance, NEIGHBOURS), axis=1)
+    after = np.r_[middle[1:], np.full(NEIGHBOURS, np.nan)]  # of the distances that follow each one
+    before = np.r_[np.full(NEIGHBOURS, np.nan), middle[:-1]]
+    wide = distance > GAP * np.maximum(np.fmax(before, after), 1)
     found = np.flatnonzero(wide)
     widest = found[np.argsort(-distance[found], kind="stable")[:most]]
     return sorted(widest.tolist())
@@ -43,16 +39,21 @@ def points(series: Series, most: int, keep: Sequence[int] = ()) -> Series:
     if len(steps) <= most:
         return series
     stretch = _stretches(steps, max(1, most // 2))
+    starts = np.flatnonzero(np.r_[True, np.diff(stretch) > 0])
+    lengths = np.diff(np.r_[starts, len(steps)])
     finite = np.isfinite(values)
-    chosen = [np.array([0, len(steps) - 1, *keep], dtype=np.intp)]
-    for filled, backwards in ((np.where(finite, values, np.inf), False), (np.where(finite, values, -np.inf), True)):
-        order = np.lexsort((-filled if backwards else filled, stretch))
-        first = order[np.r_[True, np.diff(stretch[order]) > 0]]
-        chosen.append(first[finite[first]])
-    odd = np.flatnonzero(~finite)
-    chosen.append(odd[np.r_[True, np.diff(stretch[odd]) > 0][: len(odd)]])
+    chosen = [np.array([0, len(steps) - 1, *keep], dtype=np.intp), _first(~finite, stretch)]
+    for end, missing in ((np.minimum, np.inf), (np.maximum, -np.inf)):
+        extreme = np.repeat(end.reduceat(np.where(finite, values, missing), starts), lengths)
+        chosen.append(_first(finite & (values == extreme), stretch))
     at = np.unique(np.concatenate(chosen))
     return Series(steps[at], values[at])
+
+
+def _first(holds: NDArray[np.bool_], stretch: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where ``holds`` is true for the first time in each stretch."""
+    at = np.flatnonzero(holds)
+    return at[np.r_[True, np.diff(stretch[at]) > 0][: len(at)]]
 
 
 class Cells(NamedTuple):

@@ -22,6 +22,9 @@ REPORT_FILE = "trainmedic.json"
 PAGE_FILE = "report.html"
 PRESCRIPTION_FILE = "prescription.json"
 
+Layers = tuple[int, float, dict[str, dict[str, float]]]
+"""A step, when it was seen, and the layer statistics of it that become scalars."""
+
 
 class Writing:
     """Writes into one logdir. What was saved stays readable whenever the run is killed.
@@ -42,6 +45,7 @@ class Writing:
         self._board: TensorBoardWriter | None = None
         self._background = Background("trainmedic-writing")
         self._points: list[tuple[str, Point]] = []
+        self._layers: list[Layers] = []
         self._handed_over = self._saved = self._drawn = time.monotonic()
         self._next_pictures = self.FIRST_PICTURES
         self._paid = self._took = 0.0
@@ -63,8 +67,9 @@ class Writing:
         """Write one step's numbers: the run-level ones that are scalars, and what sums up the layers."""
         for name, value in snapshot.values.items():
             self.value(name, snapshot.step, value)
-        for name, value in health.percentiles(snapshot.layers).items():
-            self.value(name, snapshot.step, value)
+        layers = {name: snapshot.layers[name] for name in health.LAYERS if name in snapshot.layers}
+        if layers:
+            self._layers.append((snapshot.step, time.time(), layers))
 
     def value(self, name: str, step: int, value: float) -> None:
         """Write one value of one series, if it is one of those that are scalars."""
@@ -114,15 +119,19 @@ class Writing:
 
     def _hand_over(self) -> None:
         points, self._points = self._points, []
+        layers, self._layers = self._layers, []
         self._handed_over = time.monotonic()
-        if points:
-            self._background.do(partial(self._write_points, points))
+        if points or layers:
+            self._background.do(partial(self._write_points, points, layers))
 
     # -- the thread's side ---------------------------------------------------------------------------------------
 
-    def _write_points(self, points: list[tuple[str, Point]]) -> None:
+    def _write_points(self, points: list[tuple[str, Point]], layers: list[Layers]) -> None:
         for name, point in points:
             self.board.write_point(name, point)
+        for step, seen, statistics in layers:
+            for name, value in health.percentiles(statistics).items():
+                self.board.write_point(name, Point(step, value, seen))
 
     def _write_finding(self, finding: Finding, loss: float | None) -> None:
         self.board.write_finding(finding, loss)
