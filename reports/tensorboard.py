@@ -41,6 +41,8 @@ PLUGIN, PICTURE_TAG, STATE_TAG = "medic", "medic/run", "medic/state"
 """The plugin that shows the whole run; the tag of what it draws (JSON, compressed by zlib), and that of its state."""
 IMAGES = ("gradient_norm", "update_ratio", "dead_units_lasting", "saturated_units")
 """Layer statistics that become images."""
+COUNTS = ("medic/findings", "medic/treatments")
+"""How many there were up to a step."""
 MOST_MARKS = 40
 
 
@@ -131,6 +133,9 @@ class TensorBoardWriter:
 
     def write_point(self, name: str, point: Point) -> None:
         """:meth:`write_series` for a value that was seen earlier."""
+        if not self._series and not name.startswith("medic/"):
+            for count in COUNTS:
+                self.write_point(count, point._replace(value=0.0))
         self._last_step = max(self._last_step, point.step)
         thinning = self._series.get(name)
         if thinning is None:
@@ -178,8 +183,8 @@ class TensorBoardWriter:
         if self._file.closed:
             return
         try:
-            if not self._told:
-                self.write_series("medic/findings", self._last_step, 0)
+            for count, value in zip(COUNTS, (len(self._told), self._treated), strict=True):
+                self.write_series(count, self._last_step, value)
             for name, thinning in self._series.items():
                 self._scalars(name, thinning.rest())
             self.flush()

@@ -53,7 +53,9 @@ def points(series: Series, most: int, keep: Sequence[int] = ()) -> Series:
 def _first(holds: NDArray[np.bool_], stretch: NDArray[np.int64]) -> NDArray[np.intp]:
     """Where ``holds`` is true for the first time in each stretch."""
     at = np.flatnonzero(holds)
-    return at[np.r_[True, np.diff(stretch[at]) > 0][: len(at)]]
+    new = np.r_[True, np.diff(stretch[at]) > 0][: len(at)]
+    first: NDArray[np.intp] = at[new]
+    return first
 
 
 class Cells(NamedTuple):

@@ -255,7 +255,7 @@
         el("span", { text: `${one.change.remedy} ` }),
         el("span", { class: `tag ${one.outcome === "kept" ? "fine" : "info"}`, text: one.outcome }),
       ),
-      el("p", { class: "quiet", text: `for ${one.code} ${one.illness}, from step ${Medic.step(one.step)}${one.decided === null ? "" : `, decided at step ${Medic.step(one.decided)}`}; ${one.trial} trial` }),
+      el("p", { class: "quiet", text: `for ${one.code} ${one.illness}, ${steps(one)}; ${one.trial} trial` }),
       el("p", { text: `${sentence(one.change.summary)}.` }),
       rows.length ? Medic.table(["Compared", sentence(one.columns[0]), sentence(one.columns[1]), ""], rows, { label: `Numbers of ${one.change.remedy}` }) : null,
       one.reason ? el("p", {}, el("strong", { text: `Why ${one.outcome}: ` }), one.reason) : null,
@@ -264,6 +264,11 @@
       one.others.length ? el("dl", { class: "facts" }, one.others.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })])) : null,
       one.change.code ? el("details", { class: "numbers" }, el("summary", { text: "The change as code" }), change(one.change)) : null,
     );
+  };
+  // A controlled trial is made beside the run: what it did not keep was never in the run.
+  const steps = ({ trial, outcome, step, decided }) => {
+    if (trial === "controlled" && outcome !== "kept") return `tried at step ${Medic.step(step)}`;
+    return `from step ${Medic.step(step)}${decided === null || decided < step ? "" : `, decided at step ${Medic.step(decided)}`}`;
   };
   const pair = ({ control, treated }) => {
     if (control.value === null || treated.value === null || control.value < 0 || treated.value < 0) return "";

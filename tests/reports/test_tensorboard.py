@@ -17,6 +17,7 @@ from trainmedic.remedies.change import Treatment
 from trainmedic.reports import health
 from trainmedic.reports.report import Report
 from trainmedic.reports.tensorboard import (
+    COUNTS,
     PICTURE_TAG,
     PLUGIN,
     STATE_TAG,
@@ -59,15 +60,16 @@ def test_scalars_are_read_back_exactly(tmp_path: Path) -> None:
     assert [event.step for event in seen] == list(range(6))
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal([event.value for event in seen], np.float32(values))
-    assert events.Tags()["scalars"] == ["train/loss", "gradient/norm", "medic/findings"]
+    assert events.Tags()["scalars"] == [*COUNTS, "train/loss", "gradient/norm"]
     assert "custom_scalars__config__" in events.Tags()["tensors"]
-    assert [event.value for event in events.Scalars("medic/findings")] == [0]
+    assert [(event.step, event.value) for event in events.Scalars("medic/findings")] == [(0, 0), (5, 0)]
 
 
 def test_a_whole_report(tmp_path: Path, report: Report) -> None:
     assert write_report(report, tmp_path).parent == tmp_path
     events = loaded(tmp_path)
-    assert [event.value for event in events.Scalars("medic/findings")] == [1, 2]
+    assert [event.value for event in events.Scalars("medic/findings")] == [0, 1, 2, 2]
+    assert [event.value for event in events.Scalars("medic/treatments")] == [0, 1, 1]
     (finding,) = events.Tensors("medic/findings/TM202 exploding-gradient")
     assert finding.step == 41
     assert events.summary_metadata["medic/findings/TM202 exploding-gradient"].plugin_data.plugin_name == "text"
@@ -111,7 +113,7 @@ def test_a_finding_told_again_is_counted_once(tmp_path: Path, report: Report) ->
     writer.write_finding(report.findings[0])
     writer.write_finding(report.findings[0].model_copy(update={"detected_at": 90}))
     writer.close()
-    assert [event.value for event in loaded(tmp_path).Scalars("medic/findings")] == [1]
+    assert [event.value for event in loaded(tmp_path).Scalars("medic/findings")] == [1, 1]
 
 
 def test_scalars_are_few_and_none_is_of_a_layer(tmp_path: Path) -> None:
@@ -214,4 +216,4 @@ def test_neither_torch_nor_tensorboard_is_imported_before_it_is_needed() -> None
 
 def test_an_empty_report(tmp_path: Path) -> None:
     write_report(Report(History()), tmp_path)
-    assert loaded(tmp_path).Tags()["scalars"] == ["medic/findings"]
+    assert loaded(tmp_path).Tags()["scalars"] == [*COUNTS]
