@@ -12,7 +12,7 @@ import numpy as np
 from trainmedic.diagnose import Finding
 from trainmedic.errors import UsageError, nearest
 from trainmedic.history import History
-from trainmedic.reports.difference import ALPHA, Difference, difference
+from trainmedic.reports.difference import ALPHA, Difference, between_groups, difference, mean_curve
 from trainmedic.reports.report import VERSION, Report, plain
 
 MORE = re.compile(
@@ -45,11 +45,16 @@ OPTIONS_HIDDEN = frozenset({"foreach", "fused", "capturable", "differentiable", 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run among those compared: its letter, a short name, and its report."""
+    """One run among those compared: its letter, a short name, and its report.
+
+    Or a group of runs that repeat one setting: ``members`` are their reports, and ``report`` holds their mean curves,
+    what they were all set to, and the worst finding of each illness.
+    """
 
     label: str
     name: str
     report: Report
+    members: tuple[Report, ...] = ()
 
     @property
     def history(self) -> History:
@@ -111,6 +116,11 @@ class Comparison:
     def metric(self) -> Metric | None:
         return self.metrics[0] if self.metrics else None
 
+    @property
+    def grouped(self) -> bool:
+        """Whether groups of runs are compared, by how their runs differ."""
+        return any(entry.members for entry in self.entries)
+
     def entry(self, label: str) -> Entry:
         """The run with this letter."""
         return next(entry for entry in self.entries if entry.label == label)
@@ -130,6 +140,7 @@ class Comparison:
                     "label": entry.label,
                     "path": entry.report.path,
                     "format": entry.report.format,
+                    "members": [run.path for run in entry.members],
                     "first_step": entry.history.first_step,
                     "last_step": entry.history.last_step,
                     "findings": [plain(finding.model_dump(mode="json")) for finding in entry.report.findings],
@@ -142,23 +153,34 @@ class Comparison:
         }
 
 
-def compare(reports: Sequence[Report], metric: str | None = None) -> Comparison:
+def compare(
+    reports: Sequence[Report], metric: str | None = None, groups: Mapping[str, Sequence[Report]] | None = None
+) -> Comparison:
     """Hold runs against each other, by ``metric`` or by what they share (validation loss first).
+
+    ``groups``: runs that repeat one setting with several seeds, by name. Then the groups are compared, ``reports``
+    being groups of one, and noise is how the runs of a group differ.
 
     Raises:
         UsageError: for fewer than two runs, or a ``metric`` that no two of them have.
 
     """
-    if len(reports) < 2:
-        raise UsageError(f"a comparison needs at least two runs, but got {len(reports)}")
-    entries = _entries(reports)
+    named = groups or {}
+    if len(reports) + len(named) < 2:
+        raise UsageError(f"a comparison needs at least two {'groups' if groups else 'runs'}")
+    entries = _entries(reports, named)
     notes: list[str] = []
-    groups = _same_clock(entries, notes)
-    names = _order(_shared(groups), metric, entries, notes)
-    metrics = [_ranked(name, _direction(name, metric, notes), groups) for name in names[:MOST_METRICS]]
+    alike = _same_clock(entries, notes)
+    names = _order(_shared(alike), metric, entries, notes)
+    metrics = [_ranked(name, _direction(name, metric, notes), alike) for name in names[:MOST_METRICS]]
     if len(names) > MOST_METRICS:
         notes.append(f"{len(names) - MOST_METRICS:,} more metrics are not shown")
-    return Comparison(entries, tuple(metrics), _settings(entries), _findings(entries), tuple(notes))
+    settings = _settings(entries)
+    if not groups and not settings and len(entries) > 2:
+        notes.append(
+            "nothing is known to differ in how these runs were set up: between repeats, all that differs is chance"
+        )
+    return Comparison(entries, tuple(metrics), settings, _findings(entries), tuple(notes))
 
 
 def better_side(name: str) -> int:
@@ -177,15 +199,41 @@ def label(place: int) -> str:
     return letters
 
 
-def _entries(reports: Sequence[Report]) -> tuple[Entry, ...]:
+def _entries(reports: Sequence[Report], groups: Mapping[str, Sequence[Report]]) -> tuple[Entry, ...]:
     paths = [_place(report) for report in reports]
-    shared = os.path.commonpath([os.path.dirname(path) for path in paths]) if _share_a_root(paths) else ""
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths and _share_a_root(paths) else ""
     short = [os.path.relpath(path, shared) if shared else path for path in paths]
     named = [
         f"{name} run {report.history.facts['run']}" if short.count(name) > 1 and "run" in report.history.facts else name
         for name, report in zip(short, reports, strict=True)
     ]
-    return tuple(Entry(label(i), name, report) for i, (name, report) in enumerate(zip(named, reports, strict=True)))
+    grouped = [Entry(label(i), *_group(name, runs), tuple(runs)) for i, (name, runs) in enumerate(groups.items())]
+    single = [
+        Entry(label(len(grouped) + i), name, report, (report,) if groups else ())
+        for i, (name, report) in enumerate(zip(named, reports, strict=True))
+    ]
+    return (*grouped, *single)
+
+
+def _group(name: str, runs: Sequence[Report]) -> tuple[str, Report]:
+    """A group's name, and what its runs have in common as the report of one."""
+    from trainmedic.reports.wording import counted
+
+    history = History()
+    for series in runs[0].history.names():
+        if all(series in run.history for run in runs):
+            steps, values = mean_curve([run.history.series(series) for run in runs])
+            history.add_series(series, steps, values)
+    for key, value in runs[0].history.facts.items():
+        if all(run.history.facts.get(key) == value for run in runs):
+            history.facts[key] = value
+    worst: dict[str, Finding] = {}
+    for finding in (finding for run in runs for finding in run.findings):
+        if finding.code not in worst or finding.severity.rank > worst[finding.code].severity.rank:
+            worst[finding.code] = finding.model_copy(update={"explained_by": None})
+    checked = set.intersection(*(set(run.checked) for run in runs))
+    report = Report(history, tuple(worst.values()), checked=tuple(sorted(checked)), path=name, format=runs[0].format)
+    return f"{name} ({counted(len(runs), 'run')})", report
 
 
 def _place(report: Report) -> str:
@@ -249,10 +297,10 @@ def _ranked(name: str, better: int, entries: Sequence[Entry]) -> Metric:
     pairs = len(having) * (len(having) - 1) // 2
     ended = sorted((_standing(entry, name, better) for entry in having), key=lambda s: _badness(s.end, better))
     best, tried = ended[0].label, set[str]()
-    by_label = {entry.label: entry.history.series(name) for entry in having}
+    by_label = {entry.label: entry for entry in having}
     while True:
         tried.add(best)
-        held = {one: difference(by_label[one], by_label[best], better, pairs) for one in by_label if one != best}
+        held = {one: _held(by_label[one], by_label[best], name, better, pairs) for one in by_label if one != best}
         beaten_by = [one for one, found in held.items() if found.verdict > 0 and one not in tried]
         if not beaten_by:
             break
@@ -263,6 +311,13 @@ def _ranked(name: str, better: int, entries: Sequence[Entry]) -> Metric:
     ]
     others.sort(key=lambda s: (not s.against.count, -s.against.advantage) if s.against else (True, 0.0))
     return Metric(name, better, (first, *others))
+
+
+def _held(one: Entry, best: Entry, name: str, better: int, pairs: int) -> Difference:
+    if one.members and best.members:
+        ours, theirs = ([run.history.series(name) for run in entry.members] for entry in (one, best))
+        return between_groups(ours, theirs, better, pairs)
+    return difference(one.history.series(name), best.history.series(name), better, pairs)
 
 
 def _standing(entry: Entry, name: str, better: int) -> Standing:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from trainmedic.reports.comparison import Comparison, Metric, Standing
-from trainmedic.reports.conclusion import SEEDS, against, conclusion, short
+from trainmedic.reports.conclusion import against, conclusion, reading, short
 from trainmedic.reports.markdown import bounded, cell, table, text
 from trainmedic.reports.plot import overlay
 from trainmedic.reports.sparkline import sparkline
@@ -52,7 +52,7 @@ def _blocks(comparison: Comparison) -> Iterator[str]:
         yield table(("", *labels), found)
     else:
         yield "No findings in any of them."
-    notes = [*comparison.notes, *([SEEDS] if metric is not None and metric.comparable else [])]
+    notes = reading(comparison)
     if notes:
         yield "\n".join(f"* {text(note)}" for note in notes)
 

@@ -6,7 +6,7 @@ from typing import Any
 from trainmedic.reports import page
 from trainmedic.reports.comparison import Comparison, Metric, Standing
 from trainmedic.reports.comparison_terminal import render as as_text
-from trainmedic.reports.conclusion import SEEDS, against, conclusion, short
+from trainmedic.reports.conclusion import against, conclusion, reading, short
 from trainmedic.reports.picture import curve_data, state
 from trainmedic.reports.verdict import verdict
 from trainmedic.reports.wording import number, printable
@@ -38,7 +38,7 @@ def data(comparison: Comparison) -> dict[str, Any]:
     metrics = comparison.metrics[:CHARTS]
     drawn = sum(min(len(metric.standings), CURVES) for metric in metrics)
     most = min(MOST_POINTS, POINTS // max(drawn, 1))
-    notes = [*comparison.notes, *([SEEDS] if comparison.metric and comparison.metric.comparable else [])]
+    notes = reading(comparison)
     return {
         "version": __version__,
         "verdict": conclusion(comparison),

@@ -10,7 +10,7 @@ from rich.text import Text
 from trainmedic.diagnose import Finding
 from trainmedic.history import Series
 from trainmedic.reports.comparison import Comparison, Metric
-from trainmedic.reports.conclusion import SEEDS, against, conclusion, short
+from trainmedic.reports.conclusion import against, conclusion, reading, short
 from trainmedic.reports.plot import SEVERAL, overlay
 from trainmedic.reports.terminal import STYLES, WIDTH, Line, printed
 from trainmedic.reports.wording import listed, number, printable
@@ -48,7 +48,7 @@ def _parts(comparison: Comparison, width: int) -> Iterator[RenderableType]:
         yield from _other_metrics(comparison.metrics[1:])
     yield from _settings(comparison)
     yield from _findings(comparison)
-    notes = [*comparison.notes, *([SEEDS] if comparison.metric and comparison.metric.comparable else [])]
+    notes = reading(comparison)
     if notes:
         yield Text("\nnotes", style="bold dim")
     for note in notes:

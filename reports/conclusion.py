@@ -6,10 +6,17 @@ from trainmedic.reports.comparison import Comparison, Metric, Standing
 from trainmedic.reports.difference import ALPHA, WITHIN_NOISE, Difference
 from trainmedic.reports.wording import listed, measured, number, printable, share
 
-SEEDS = (
-    f"noise is that within these runs (equal ones are called different in {share(ALPHA)} of cases, at most); "
-    "what another seed would give is not in it: to be sure, repeat with several"
-)
+
+def reading(comparison: Comparison) -> list[str]:
+    """What has to be known to read it right."""
+    if comparison.metric is None or not comparison.metric.comparable:
+        return list(comparison.notes)
+    often = f"equal ones are called different in {share(ALPHA)} of cases, at most"
+    noise = f"noise is how the runs of a group differ ({often})"
+    if not comparison.grouped:
+        noise = f"noise is that within these runs ({often}); what another seed would give is not in it: train each "
+        noise += "setting with several, and compare them by --group NAME=PATH"
+    return [*comparison.notes, noise]
 
 
 def conclusion(comparison: Comparison) -> str:

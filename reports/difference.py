@@ -7,11 +7,13 @@ Watson 2018, "HAR Inference: Recommendations for Practice", J. Business & Econom
 frequencies as the correlation of neighbours leaves flat, and at most n^(2/3) of them. So a curve that wanders slowly
 counts as the few independent values that it holds.
 
-What this cannot know is what another seed would give: it is the noise within these two runs.
+What this cannot know is what another seed would give: it is the noise within these two runs. Where several runs of
+each kind are given, :func:`between_groups` takes the noise from how they differ.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,17 +127,12 @@ def difference(a: Series, b: Series, better: int, comparisons: int = 1) -> Diffe
     wanted = NOMINAL / max(1, comparisons)
     margin = _quantile(wanted, freedom) * error
     p_value = min(1.0, _p_value(advantage, error, freedom) * ALPHA / NOMINAL * max(1, comparisons))
-    visible = abs(advantage) >= VISIBLE * max(abs(level_a), abs(level_b))
-    if not visible or abs(advantage) <= margin:
-        reason = WITHIN_NOISE if 0 < abs(advantage) <= margin else "the same to three digits"
-        return Difference(
-            level_a, level_b, advantage, margin, p_value, 0, None, None, *_range(pairs), len(steps), reason
-        )
-    verdict = 1 if advantage > 0 else -1
-    since = int(steps[_turn(verdict * gain, abs(advantage))])
-    winner, goal = (one, level_b) if verdict > 0 else (other, level_a)
-    reached = _reached(steps, better * winner, better * goal)
-    return Difference(level_a, level_b, advantage, margin, p_value, verdict, since, reached, *_range(pairs), len(steps))
+    found = Difference(
+        level_a, level_b, advantage, margin, p_value, 0, None, None, *_range(pairs), int(np.count_nonzero(finite))
+    )
+    if abs(advantage) <= margin or not _visible(advantage, level_a, level_b):
+        return replace(found, reason=WITHIN_NOISE if 0 < abs(advantage) <= margin else "the same to three digits")
+    return _dated(replace(found, verdict=1 if advantage > 0 else -1), steps, one, other, better)
 
 
 def _condensed(steps: Steps, a: Floats, b: Floats) -> tuple[Steps, Floats, Floats]:
@@ -146,6 +143,75 @@ def _condensed(steps: Steps, a: Floats, b: Floats) -> tuple[Steps, Floats, Float
     whole = len(steps) - len(steps) % size
     a, b = (np.asarray(curve[:whole].reshape(-1, size).mean(axis=1)) for curve in (a, b))
     return steps[:whole:size], a, b
+
+
+def between_groups(a: Sequence[Series], b: Sequence[Series], better: int, comparisons: int = 1) -> Difference:
+    """How the runs of one group ended against those of another; noise is how runs of one group differ (seeds).
+
+    Student's two-sample test of the levels at the end of the range that all runs cover: exact for few runs, if their
+    levels spread alike in both groups. At least three runs in all, two of them in one group.
+    """
+    pairs = pair(mean_curve(a), mean_curve(b))
+    if not pairs.count:
+        return _undecided(pairs, math.nan, math.nan, "they have no steps in common")
+    first, last = _range(pairs)
+    levels_a, levels_b = (np.array([_level(_within(_sorted(run), first, last)) for run in group]) for group in (a, b))
+    freedom = len(levels_a) + len(levels_b) - 2
+    level_a, level_b = float(levels_a.mean()), float(levels_b.mean())
+    if not (math.isfinite(level_a) and math.isfinite(level_b)) or freedom < 1:
+        reason = (
+            "a run of it is not finite at its end" if freedom >= 1 else "one run each does not show how runs differ"
+        )
+        return _undecided(pairs, level_a, level_b, reason, better)
+    squares = float(((levels_a - level_a) ** 2).sum() + ((levels_b - level_b) ** 2).sum())
+    error = math.sqrt(squares / freedom * (1 / len(levels_a) + 1 / len(levels_b)))
+    advantage = better * (level_a - level_b)
+    margin = _quantile(ALPHA / max(1, comparisons), freedom) * error
+    p_value = min(1.0, _p_value(advantage, error, freedom) * max(1, comparisons))
+    verdict = (1 if advantage > 0 else -1) if abs(advantage) > margin and _visible(advantage, level_a, level_b) else 0
+    found = Difference(level_a, level_b, advantage, margin, p_value, verdict, None, None, first, last, pairs.count)
+    if not verdict:
+        return replace(found, reason=WITHIN_NOISE if 0 < abs(advantage) <= margin else "the same to three digits")
+    finite = np.isfinite(pairs.a) & np.isfinite(pairs.b)
+    return _dated(found, *_condensed(pairs.steps[finite], pairs.a[finite], pairs.b[finite]), better)
+
+
+def mean_curve(runs: Sequence[Series]) -> Series:
+    """The mean of several curves at the steps of the one with the fewest, where all of them are."""
+    curves = [_sorted(run) for run in runs]
+    if any(not len(curve.steps) for curve in curves):
+        return Series(np.empty(0, np.int64), np.empty(0))
+    first, last = max(int(c.steps[0]) for c in curves), min(int(c.steps[-1]) for c in curves)
+    curves = [_within(curve, first, last) for curve in curves]
+    coarse = min(curves, key=lambda curve: len(curve.steps))
+    together = [pair(coarse, curve) for curve in curves]
+    steps = coarse.steps
+    for pairs in together:
+        steps = steps[np.isin(steps, pairs.steps)]
+    if not len(steps):
+        return Series(steps, np.empty(0))
+    values = [pairs.b[np.isin(pairs.steps, steps)] for pairs in together]
+    return Series(steps, np.asarray(np.mean(values, axis=0)))
+
+
+def _level(run: Series) -> float:
+    """Where a run ended: the mean of its last fifth; NaN where it ended in one."""
+    if not len(run.values) or not math.isfinite(run.values[-1]):
+        return math.nan
+    end = run.values[-_end(len(run.values)) :]
+    return float(end[np.isfinite(end)].mean())
+
+
+def _visible(advantage: float, a: float, b: float) -> bool:
+    return abs(advantage) >= VISIBLE * max(abs(a), abs(b))
+
+
+def _dated(found: Difference, steps: Steps, a: Floats, b: Floats, better: int) -> Difference:
+    """With the step since which it is so, and when the better one had come to where the other one ended."""
+    gain = found.verdict * better * (a - b)
+    winner, goal = (a, found.b) if found.verdict > 0 else (b, found.a)
+    since = int(steps[_turn(gain, abs(found.advantage))])
+    return replace(found, since=since, reached=_reached(steps, better * winner, better * goal))
 
 
 def level(values: Floats) -> tuple[float, float, int]:

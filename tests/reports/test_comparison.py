@@ -139,7 +139,7 @@ def test_a_metric_can_be_asked_for() -> None:
 
 
 def test_less_than_two_runs_are_an_error() -> None:
-    with pytest.raises(UsageError, match="at least two runs, but got 1"):
+    with pytest.raises(UsageError, match="a comparison needs at least two runs"):
         compare([run()])
 
 
@@ -269,3 +269,25 @@ def test_a_page_of_many_long_runs_stays_small() -> None:
     text = comparison_page.render(compared)
     assert len(text.encode()) < 2_000_000
     assert '"hidden": 6' in text
+
+
+def test_groups_are_compared_by_how_their_runs_differ() -> None:
+    base = [run(0.1 + 0.02 * i, seed=i, path=f"runs/base/{i}", seed_value=i, optimizer="SGD") for i in range(3)]
+    new = [run(0.02 * i, seed=10 + i, path=f"runs/new/{i}", seed_value=i, optimizer="AdamW") for i in range(3)]
+    new[1] = run(0.02, seed=11, optimizer="AdamW", seed_value=1, findings=(finding("TM501"),))
+    compared = compare([], groups={"base": base, "new": new})
+    assert [entry.name for entry in compared.entries] == ["base (3 runs)", "new (3 runs)"]
+    text = conclusion(compared)
+    assert text.startswith("B is better in validation/loss: ")
+    assert re.search(r"lower by 0\.(09|10)", text)
+    assert dict(compared.settings) == {"optimizer": {"A": "SGD", "B": "AdamW"}}
+    assert [code for code, _, _ in compared.findings] == ["TM501"]
+    for shown in (comparison_terminal.render(compared), comparison_markdown.render(compared)):
+        assert "noise is how the runs of a group differ" in " ".join(shown.split())
+    assert comparison_page.render(compared)
+    assert compared.to_dict()["runs"][0]["members"] == ["runs/base/0", "runs/base/1", "runs/base/2"]
+
+
+def test_repeats_without_groups_are_told_what_their_differences_are() -> None:
+    notes = compare([run(seed=i) for i in range(3)]).notes
+    assert any("between repeats, all that differs is chance" in note for note in notes)

@@ -7,7 +7,16 @@ import pytest
 from numpy.typing import NDArray
 
 from trainmedic.history import Series
-from trainmedic.reports.difference import ALPHA, LEAST, VISIBLE, Difference, difference, pair
+from trainmedic.reports.difference import (
+    ALPHA,
+    LEAST,
+    VISIBLE,
+    Difference,
+    between_groups,
+    difference,
+    mean_curve,
+    pair,
+)
 
 Floats = NDArray[np.float64]
 
@@ -169,3 +178,46 @@ def test_very_long_runs_are_compared_as_well() -> None:
     assert (found.verdict, found.first, found.last) == (1, 0, 100_002)
     assert found.since is not None
     assert 45_000 < found.since < 55_000
+
+
+# -- groups of repeats -------------------------------------------------------------------------------------------
+
+
+def group(runs: int, seed: int, worse: float = 0.0, spread: float = 0.3) -> list[Series]:
+    """Repeats of one setting: each ends where its seed leads it, with little noise within."""
+    apart = np.random.default_rng(seed).standard_normal(runs) * spread
+    return [curve(100, noise(100, 0.3, 50 * seed + i), worse=worse + apart[i]) for i in range(runs)]
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_groups_that_differ_by_their_seeds_only_are_not_called_different(runs: int) -> None:
+    """Single runs of them would be: the noise within a run says nothing of another seed."""
+    called = [between_groups(group(runs, 2 * i), group(runs, 2 * i + 1), -1).verdict for i in range(150)]
+    assert np.mean(np.abs(called)) <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / 150)
+    alone = [of(group(1, 2 * i)[0], group(1, 2 * i + 1)[0]).verdict for i in range(50)]
+    assert np.mean(np.abs(alone)) > 0.5
+
+
+def test_groups_that_differ_by_more_are() -> None:
+    found = [between_groups(group(4, 2 * i, worse=1.5), group(4, 2 * i + 1), -1) for i in range(40)]
+    assert np.mean([one.verdict == -1 for one in found]) > 0.9
+    assert np.mean([abs(one.advantage + 1.5) < one.margin for one in found]) >= 0.85
+    assert all(one.since is not None for one in found if one.verdict)
+
+
+def test_a_group_of_one_is_held_against_one_of_several() -> None:
+    many = group(5, 1)
+    assert between_groups(many, group(1, 2, worse=5.0), -1).verdict == 1
+    one_each = between_groups(group(1, 1), group(1, 2, worse=5.0), -1)
+    assert (one_each.verdict, one_each.reason) == (0, "one run each does not show how runs differ")
+    broken = group(3, 3)
+    broken[0].values[50:] = math.nan
+    assert between_groups(many, broken, -1).reason == "a run of it is not finite at its end"
+
+
+def test_the_mean_of_curves_with_other_steps() -> None:
+    steps = np.arange(0, 100)
+    one, other = Series(steps, steps * 1.0), Series(steps[5::10], steps[5::10] * 3.0)
+    mean = mean_curve([one, other])
+    np.testing.assert_array_equal(mean.steps, steps[5::10])
+    np.testing.assert_allclose(mean.values, 2.0 * steps[5::10])

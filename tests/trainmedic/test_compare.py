@@ -93,3 +93,21 @@ def test_what_cannot_be_compared_is_2(board: Path, tmp_path: Path) -> None:
     unknown = run("compare", board, other, "--metric", "train/los")
     assert unknown.exit_code == 2
     assert "did you mean" in unknown.stderr
+
+
+def test_groups_of_repeats(tmp_path: Path) -> None:
+    for name, worse in (("base", 0.2), ("new", 0.0)):
+        (tmp_path / name).mkdir()
+        for seed in range(3):
+            rows = [f"{i},{loss}" for i, loss in enumerate(losses(worse + 0.01 * seed, seed).tolist())]
+            (tmp_path / name / f"{seed}.csv").write_text("\n".join(["step,train_loss", *rows]) + "\n")
+    base, new = f"base={tmp_path / 'base'}", f"new={tmp_path / 'new'}/*.csv"
+    result = run("compare", "--group", base, "--group", new)
+    assert result.exit_code == 0, result.output
+    assert "A  base (3 runs)" in result.stdout
+    assert "B is better in train/loss" in result.stdout
+    wrong = run("compare", "--group", "base")
+    assert (wrong.exit_code, "give a name and where its runs lie" in wrong.stderr) == (2, True)
+    missing = run("compare", "--group", base, "--group", f"none={tmp_path / 'none'}")
+    assert missing.exit_code == 2
+    assert "the group 'none' holds none" in missing.stderr

@@ -1,6 +1,8 @@
 """``trainmedic compare``."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from glob import glob
 from typing import TYPE_CHECKING
 
 import click
@@ -24,11 +26,15 @@ from trainmedic.errors import UsageError
 
 if TYPE_CHECKING:
     from trainmedic.reports.comparison import Comparison
+    from trainmedic.reports.report import Report
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("paths", nargs=-1, metavar="RUN RUN...")
 @click.option("--metric", metavar="NAME", help="What decides.  [default: the validation loss, or what the runs share]")
+@click.option(
+    "--group", "groups", multiple=True, metavar="NAME=PATH", help="Runs that repeat one setting with several seeds."
+)
 @report_format_option("text", "json", "markdown", "html")
 @output_option
 @fail_on_option
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 def compare(
     paths: Sequence[str],
     metric: str | None,
+    groups: Sequence[str],
     form: str | None,
     output: str | None,
     fail_on: str,
@@ -51,24 +58,46 @@ def compare(
     Also what differs in their settings, their curves over each other, and their findings side by side. Logs of
     different tools compare, too, if they count steps alike. A directory stands for all runs in it.
 
+    With --group, settings are compared by how their repeats differ: --group base=runs/base --group new=runs/new
+
     Exit code: as for analyze; 2 also where the runs cannot be held against each other.
     """
     from trainmedic.analysis import analyze_all
     from trainmedic.reports.comparison import compare as compared
 
     settings, options = chosen_settings(settings_file, select, ignore), reading_options(verify, names)
-    judged = [analyze_all([path], settings, options, jobs=1) for path in paths]
-    unreadable = [entry for one in judged for entry in one.unreadable]
+    unreadable: list[tuple[str, str]] = []
+
+    def runs_at(path: str) -> list["Report"]:
+        judged = analyze_all(
+            [path] if os.path.exists(path) else sorted(glob(path)) or [path], settings, options, jobs=1
+        )
+        unreadable.extend(judged.unreadable)
+        return sorted(judged.reports, key=lambda report: report.path)
+
+    single = _distinct(report for path in paths for report in runs_at(path))
+    grouped: dict[str, list[Report]] = {}
+    for given in groups:
+        name, _, path = given.partition("=")
+        if not name or not path:
+            raise UsageError(f"--group {given!r}: give a name and where its runs lie, as in --group base=runs/base")
+        grouped[name] = _distinct([*grouped.get(name, []), *runs_at(path)])
     for _, reason in unreadable:
         complain(reason)
-    reports = [report for one in judged for report in sorted(one.reports, key=lambda report: report.path)]
-    distinct = list({(report.path, str(report.history.facts.get("run", ""))): report for report in reports}.values())
-    if len(distinct) < 2:
-        raise UsageError(f"a comparison needs at least two runs, but {' '.join(paths)} holds {len(distinct)}")
-    comparison = compared(distinct, metric)
+    empty = [name for name, runs in grouped.items() if not runs]
+    if empty or len(single) + len(grouped) < 2:
+        what = f"the group {empty[0]!r} holds none" if empty else f"{' '.join(paths) or 'nothing'} holds {len(single)}"
+        raise UsageError(f"a comparison needs at least two runs or groups of runs, but {what}")
+    comparison = compared(single, metric, grouped or None)
     _show(comparison, form_of(form, output), output)
     comparable = comparison.metric is not None and comparison.metric.comparable
-    return exit_code(distinct, bool(unreadable), fail_on) if comparable else NOT_JUDGED
+    every = [*single, *(report for runs in grouped.values() for report in runs)]
+    return exit_code(every, bool(unreadable), fail_on) if comparable else NOT_JUDGED
+
+
+def _distinct(reports: Iterable["Report"]) -> list["Report"]:
+    """Each run once, however often it was given."""
+    return list({(report.path, str(report.history.facts.get("run", ""))): report for report in reports}.values())
 
 
 def _show(comparison: "Comparison", form: str, output: str | None) -> None:
