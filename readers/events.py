@@ -54,8 +54,9 @@ class Run:
     def scalars(self) -> Iterator[tuple[str, Integers, NDArray[np.float64], NDArray[np.float64]]]:
         """Tag, steps, wall times and values of each series, in the order of the files."""
         order = np.argsort(self.tags, kind="stable")
-        ends = np.cumsum(np.bincount(self.tags, minlength=len(self.names)))
-        for name, stop, start in zip(self.names, ends, [0, *ends[:-1]], strict=True):
+        counts = np.bincount(self.tags, minlength=len(self.names))
+        ends = np.cumsum(counts)
+        for name, start, stop in zip(self.names, ends - counts, ends, strict=True):
             rows = order[start:stop]
             if len(rows):
                 yield name, self.steps[rows], self.wall_times[rows], self.values[rows]

@@ -270,3 +270,8 @@ def test_records_longer_than_a_block_and_lengths_that_lie(tmp_path: Path, monkey
     path.write_bytes(path.read_bytes()[:60] + lie + int(masked_crc32c_of_tensorboard(lie)).to_bytes(4, "little"))
     with pytest.raises(UnreadableError):
         read(path)
+
+
+def test_a_file_that_has_only_just_been_begun_is_refused_as_empty(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="a tensorboard log without a single number in it"):
+        read(write(tmp_path / "events.out.tfevents.1.host", []))
