@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ from trainmedic.history import History
 if TYPE_CHECKING:
     from trainmedic.readers.reader import Source
 
-__all__ = ["find", "read"]
+__all__ = ["find", "opinions", "read"]
+
+FORMATS = "trainmedic formats"
+MORE = f"what each reader says of it: {FORMATS}"
 
 
 def read(
@@ -74,8 +78,32 @@ def _matched(pattern: Path) -> list["Source"]:
     return list(found.values())
 
 
+def opinions(path: str | os.PathLike[str]) -> list[tuple[str, str | None]]:
+    """(name of the reader, why it does not know the file, or ``None`` where it does) of every reader, for one file."""
+    from trainmedic.readers.reader import readers
+
+    path = Path(path)
+    head = _head(path)
+    return [(reader.name, reader.declines(path, head)) for reader in readers()]
+
+
 def _identify(path: Path) -> "Source":
-    from trainmedic.readers.reader import HEAD, Source, readers, supported
+    from trainmedic.readers.reader import Source, readers
+
+    head = _head(path)
+    reasons = []
+    for reader in readers():
+        reason = reader.declines(path, head)
+        if reason is None:
+            return Source(path, reader)
+        if any(fnmatch(path.name.lower(), pattern) for pattern in reader.patterns):
+            reasons.append(f"{reader.name}: {reason}")
+    told = "; ".join(reasons) or "neither its name nor what is in it is that of one"
+    raise UnreadableError(f"{path}: not a log of a training that is known ({told}); {MORE} {path}")
+
+
+def _head(path: Path) -> bytes:
+    from trainmedic.readers.reader import HEAD
 
     try:
         with open(path, "rb") as file:
@@ -84,21 +112,13 @@ def _identify(path: Path) -> "Source":
         raise UnreadableError(f"{path}: {error.strerror or error}") from error
     if not head:
         raise UnreadableError(f"{path}: the file is empty")
-    reasons = []
-    for reader in readers():
-        reason = reader.declines(path, head)
-        if reason is None:
-            return Source(path, reader)
-        reasons.append(f"{reader.name}: {reason}")
-    raise UnreadableError(f"{path}: no reader knows it ({'; '.join(reasons)}); supported are: {supported(readers())}")
+    return head
 
 
 def _search(root: Path) -> list["Source"]:
-    from trainmedic.readers.reader import readers, supported
-
     found = list(_walk(root))
     if not found:
-        raise UnreadableError(f"{root}: no log in this directory or below it; supported are: {supported(readers())}")
+        raise UnreadableError(f"{root}: no log of a training in this directory or below it; what is known: {FORMATS}")
     return found
 
 

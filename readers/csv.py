@@ -225,7 +225,8 @@ def _is_row(line: str, separator: str, columns: int) -> bool:
 def _is_training(head: bytes) -> bool:
     names = header(head)
     by_word = any(word in name.lower() for name in names for word in ("loss", "acc"))
-    return bool(canonical(names)) or (step_column(names) is not None and by_word)
+    known = set(canonical(names).values())
+    return len(known) > 1 or (step_column(names) is not None and (bool(known) or by_word))
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -215,7 +216,13 @@ def _rows_one_by_one(text: str) -> list[Any]:
 
 
 def _is_training(head: bytes) -> bool:
-    """Whether what the beginning of a file names is a clock and a metric, or a pair of training and validation."""
-    names = [name.decode(errors="replace") for name in dict.fromkeys(re.findall(rb'"([^"\\\n]{1,200})"\s*:', head))]
-    metric = any(KNOWN_WORDS.search(name) for name in names)
+    """Whether what the beginning of a file names is a clock and a metric, or a pair of training and validation.
+
+    A metric has several values: in several objects, in a list, or in an object by row.
+    """
+    found = re.findall(rb'"([^"\\\n]{1,200})"\s*:\s*(\[|\{\s*"0")?', head)
+    counts = Counter(name.decode(errors="replace") for name, _ in found)
+    counts.update(name.decode(errors="replace") for name, listed in found if listed)
+    names = list(counts)
+    metric = any(KNOWN_WORDS.search(name) and count > 1 for name, count in counts.items())
     return metric and (step_column(names) is not None or len(set(canonical(names).values())) > 1)

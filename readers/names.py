@@ -50,7 +50,7 @@ SPELT_OUT = {
     "train/samples/loss_scale": "optimizer/loss_scale",
     "lm_loss_validation": "validation/loss",  # Megatron
 }
-TIMES = (("time", "data_time"), ("time", "data"), ("batch_time", "data_time"))
+TIMES = (("time", "data_time"), ("iter_time", "data_time"), ("batch_time", "data_time"))
 """What a step takes and what of it is spent on loading, in seconds, where both are told under such names."""
 
 

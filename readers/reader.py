@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -15,7 +15,7 @@ from trainmedic.errors import TrainmedicError, UnreadableError
 from trainmedic.history import History
 from trainmedic.readers.renaming import CLOCK, renamed
 
-__all__ = ["CLOCK", "HEAD", "Claim", "Options", "Reader", "Source", "encoding", "head", "readers", "supported"]
+__all__ = ["CLOCK", "HEAD", "Claim", "Options", "Reader", "Source", "encoding", "head", "readers"]
 
 HEAD = 1 << 16
 """Bytes from the beginning of a file that a reader sees before it says whether the file is one of its own."""
@@ -45,7 +45,7 @@ class Claim:
 class Reader(ABC):
     """Reads one format.
 
-    ``name`` stands in reports, ``supports`` in the error for a file that nobody can read. ``patterns`` are the file
+    ``name`` stands in reports, ``supports`` in the list of formats. ``patterns`` are the file
     names that are looked at in a directory; a file that is named by the user is shown to every reader. Readers with a
     smaller ``rank`` are asked first: the more particular the format, the smaller.
     """
@@ -152,11 +152,6 @@ def head(path: Path) -> bytes:
 def encoding(head: bytes) -> str:
     """The encoding of a text that begins with these bytes, by its byte order mark."""
     return "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-
-
-def supported(known: Iterable[Reader]) -> str:
-    """What can be read, as a list in words."""
-    return "; ".join(reader.supports for reader in known)
 
 
 def _one_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from trainmedic.diagnose import Finding, Severity
 from trainmedic.remedies.change import Change, Treatment
 from trainmedic.reports.report import Report
 from trainmedic.reports.sparkline import Floats, Steps, column, spans_decades, sparkline
-from trainmedic.reports.verdict import cost_text, curves, grouped, not_checked, verdict
+from trainmedic.reports.verdict import cost_text, curves, grouped, not_checked, understood, verdict
 from trainmedic.reports.wording import (
     advice_parts,
     columns,
@@ -145,6 +145,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield from _advised(report)
     yield from _block("refused", ((remedy, reason) for remedy, reason in report.refused))
     yield from _not_checked(report)
+    yield from _block("names in the log", understood(report), style="dim")
     yield from _block("notes", (("", note) for note in report.notes))
     if report.findings and report.cost:
         yield Text(f"\n{cost_text(report)}", style="dim")

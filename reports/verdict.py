@@ -64,6 +64,20 @@ def not_checked(report: Report) -> list[tuple[str, list[str]]]:
     return list(by_reason.items())
 
 
+def understood(report: Report) -> list[tuple[str, str]]:
+    """(heading, text) of what the names of a log were taken for; nothing for a run whose names are ours."""
+    names = report.history.facts.get("names")
+    if not isinstance(names, dict) or report.format in ("live", "trainmedic"):
+        return []
+    taken = [f"{ours} is {theirs!r}" for ours, theirs in names.items()]
+    left = [name for name in report.history.names() if name not in names]
+    rows = [("taken for", listed(taken, 8) if taken else "none")] if left or taken else []
+    if left:
+        hint = "" if "train/loss" in names else " (what one means says --name train/loss=NAME)"
+        rows.append(("kept as they are", listed(left, 8) + hint))
+    return rows
+
+
 def curves(report: Report) -> list[str]:
     """The series that are worth a line: the losses, the norm of the gradients, and the rate, if it is not constant."""
     names = report.history.names()

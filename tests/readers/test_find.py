@@ -8,7 +8,7 @@ import pytest
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
-from trainmedic.readers import find, read
+from trainmedic.readers import find, opinions, read
 from trainmedic.readers.own import recorded
 from trainmedic.readers.reader import readers
 
@@ -53,7 +53,7 @@ def test_one_broken_log_does_not_hide_another(tmp_path: Path) -> None:
 def test_a_missing_path_and_a_directory_without_logs(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match="nothing: there is no such file or directory"):
         read(tmp_path / "nothing")
-    with pytest.raises(UnreadableError, match="no log in this directory or below it; supported are: a watched run"):
+    with pytest.raises(UnreadableError, match="no log of a training in this directory or below it; what is known: "):
         read(tmp_path)
 
 
@@ -98,11 +98,32 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
 def test_every_reader_says_why_it_does_not_know_a_file(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(b"\x00\xff" * 100)
-    with pytest.raises(UnreadableError) as error:
+    told = opinions(path)
+    assert [name for name, _ in told] == [reader.name for reader in readers()]
+    assert all(told_why for _, told_why in told)
+    with pytest.raises(UnreadableError, match=r"not a log of a training that is known .neither its name"):
         read(path)
-    for reader in readers():
-        assert f"{reader.name}: " in str(error.value)
-        assert reader.supports in str(error.value)
+    path.rename(tmp_path / "x.csv")
+    with pytest.raises(UnreadableError, match=r"known \(csv: it is binary\); what each reader says of it: trainmedic"):
+        read(tmp_path / "x.csv")
+
+
+def test_unrelated_files_of_a_directory_are_not_taken_for_logs(tmp_path: Path) -> None:
+    for name, text in {
+        "README.md": "# A training\n\nThe loss was 3.5 at step 5.\nAt step 10 the loss was 2.5.\n",
+        "requirements.txt": "torch==2.1\nnumpy==1.26\n",
+        "train.py": "for step in range(10):\n    loss = 0.5\n    loss = 0.25\n",
+        "config.json": '{"learning_rate": 0.1, "epochs": 10, "loss": "mse", "loss_weight": 1, "step": 1}',
+        "package.json": '{"name": "x", "version": "1.0"}',
+        "people.csv": "name,age,accuracy\nbob,1,2\nann,2,3\n",
+        "predictions.csv": "id,label,loss\n1,2,3\n2,3,4\n",
+        "data.jsonl": '{"text": "hello", "label": 1}\n{"text": "b", "label": 0}\n',
+        "server.log": "12:00:01 request took 12 ms status 200\n12:00:02 request took 14 ms status 200\n",
+        "picture.png": "\x89PNG\r\n\x1a\n",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(UnreadableError, match="no log of a training in this directory"):
+        find(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 2}', '{"version": 1, "runs": []}', "[" * 100_000])

@@ -116,7 +116,9 @@ def test_a_single_value_that_sums_a_run_up_takes_no_series_from_one_that_goes_on
     assert canonical(["loss", "train_loss"], {"loss": 1, "train_loss": 1}) == {"train_loss": "train/loss"}
 
 
-@pytest.mark.parametrize(("step", "data"), [("time", "data_time"), ("Time", "Data"), ("batch_time", "data_time")])
+@pytest.mark.parametrize(
+    ("step", "data"), [("time", "data_time"), ("iter_time", "data_time"), ("batch_time", "data_time")]
+)
 def test_times_are_known_where_both_are_told(step: str, data: str) -> None:
     assert canonical([step, data, "loss"]) == {step: "time/step", data: "time/data", "loss": "train/loss"}
 

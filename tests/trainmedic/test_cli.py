@@ -187,9 +187,9 @@ def test_hostile_names_only_stand_there(tmp_path: Path) -> None:
     for form in ("text", "json", "sarif", "github", "markdown", "html"):
         result = run("analyze", path, "--format", form)
         assert "\x1b" not in result.output
-        assert "<script>[red]" not in result.output or form == "json"
+        assert "<script>[red]" not in result.output or form in ("text", "json")
     path.write_text("\x1b[2J")
-    assert "\\x1b[31mrun [red].csv: no reader knows it" in error_of(run("analyze", path))
+    assert "\\x1b[31mrun [red].csv: not a log of a training that is known" in error_of(run("analyze", path))
 
 
 def test_analyze_takes_the_shared_functions(sick: Path) -> None:
@@ -373,6 +373,27 @@ def test_the_catalogue_is_listed(what: str) -> None:
     assert len(entries) > 3
     for entry in entries:
         assert entry["name"] in listed.stdout
+
+
+def test_formats_are_listed_and_each_says_why_it_does_not_know_a_file(healthy: Path) -> None:
+    listed = run("formats")
+    assert "tensorboard    TensorBoard event files\n" in listed.stdout
+    told = run("formats", healthy)
+    assert (listed.exit_code, told.exit_code) == (0, 0)
+    assert "csv            it reads this file\n" in told.stdout
+    assert "wandb          it does not begin as a .wandb file\n" in told.stdout
+    healthy.write_bytes(b"\0\xff\0\xff")
+    assert run("formats", healthy).exit_code == 1
+    entries = json.loads(run("formats", healthy, "--format", "json").stdout)["formats"]
+    assert {entry["name"]: entry["declines"] for entry in entries}["csv"] == "it is binary"
+
+
+def test_what_was_taken_for_what_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,my loss,val_loss\n" + "".join(f"{i},{1 / (i + 1)},{1 / (i + 1)}\n" for i in range(20)))
+    shown = run("analyze", path).stdout
+    assert "names in the log\n  taken for: validation/loss is 'val_loss'\n" in shown
+    assert "kept as they are: my loss (what one means says --name train/loss=NAME)" in shown
 
 
 def test_explain_tells_all_of_a_rule_or_a_remedy() -> None:
