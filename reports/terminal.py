@@ -185,6 +185,8 @@ class Curves:
         if self.report.roots and span[1] > span[0]:
             marks, codes = _onsets(self.report.roots, span, sparks)
             grid.add_row("findings", marks, codes if numbers else "")
+        if self.report.treatments and span[1] > span[0]:
+            grid.add_row("treatments", _changes(self.report.treatments, span, sparks))
         yield Padding(grid, (0, 0, 0, 2))
 
 
@@ -210,6 +212,15 @@ def _onsets(roots: Sequence[Finding], span: tuple[int, int], width: int) -> tupl
         line.append("▲" if found else " ", style=STYLES[found.severity] if found else "")
     codes = [worst[place].code for place in sorted(worst)]
     return line, listed(list(dict.fromkeys(codes)), 4)
+
+
+def _changes(treatments: Sequence[Treatment], span: tuple[int, int], width: int) -> Text:
+    """A mark at the first step taken with each change."""
+    outcomes = {column(treatment.step, span, width): treatment.outcome for treatment in treatments}
+    line = Text()
+    for place in range(max(outcomes) + 1):
+        line.append("◆" if place in outcomes else " ", style=OUTCOMES.get(outcomes.get(place, ""), ""))
+    return line
 
 
 def _illness(report: Report, alike: Sequence[Finding], *, full: bool) -> Iterator[RenderableType]:

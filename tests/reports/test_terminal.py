@@ -208,3 +208,12 @@ def test_numbers_with_an_error_and_shares() -> None:
     assert measured(123.456, 20) == "123"
     assert measured(2.5, math.inf) == "2.5"
     assert [share(x) for x in (0.0083, 0.057, 1.29, 0.5, math.nan)] == ["0.83 %", "5.7 %", "129 %", "50 %", "NaN"]
+
+
+def test_findings_and_treatments_are_marked_below_the_curves(report: Report) -> None:
+    history = History.of(train_loss=[1.0] * 101)
+    lines = dataclasses.replace(report, history=history).to_text().splitlines()
+    marks = {line.split()[0]: line for line in lines if "▲" in line or "◆" in line}
+    start = next(line for line in lines if line.startswith("  train/loss")).index("▁")
+    assert marks["findings"].index("▲") - start == 41 * 40 // 101
+    assert marks["treatments"].index("◆") - start == 60 * 40 // 101

@@ -56,6 +56,14 @@ def test_a_directory_stands_for_all_runs_in_it(board: Path, table: Path) -> None
     assert "2 runs compared" in run("compare", board.parent, "--format", "markdown").stdout
 
 
+def test_runs_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 9, 1):
+        rows = [f"{i},{loss}" for i, loss in enumerate(losses(0, number).tolist())]
+        (tmp_path / f"run{number}.csv").write_text("\n".join(["step,loss", *rows]) + "\n")
+    lines = run("compare", tmp_path).stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:3]] == [["A", "run1.csv"], ["B", "run9.csv"], ["C", "run10.csv"]]
+
+
 def test_json_and_a_file(board: Path, table: Path, tmp_path: Path) -> None:
     result = run("compare", table, board, "--format", "json", "-o", tmp_path / "out.json", "--metric", "train/loss")
     assert (result.exit_code, result.stdout) == (0, "")

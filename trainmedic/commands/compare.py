@@ -1,6 +1,7 @@
 """``trainmedic compare``."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from glob import glob
 from typing import TYPE_CHECKING
@@ -73,7 +74,7 @@ def compare(
             [path] if os.path.exists(path) else sorted(glob(path)) or [path], settings, options, jobs=1
         )
         unreadable.extend(judged.unreadable)
-        return sorted(judged.reports, key=lambda report: report.path)
+        return sorted(judged.reports, key=lambda report: _natural(report.path))
 
     single = _distinct(report for path in paths for report in runs_at(path))
     grouped: dict[str, list[Report]] = {}
@@ -93,6 +94,11 @@ def compare(
     comparable = comparison.metric is not None and comparison.metric.comparable
     every = [*single, *(report for runs in grouped.values() for report in runs)]
     return exit_code(every, bool(unreadable), fail_on) if comparable else NOT_JUDGED
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """A key that puts run 2 before run 10."""
+    return [(int(part), "") if part.isdecimal() and len(part) < 20 else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _distinct(reports: Iterable["Report"]) -> list["Report"]:
