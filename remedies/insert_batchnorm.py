@@ -41,6 +41,7 @@ class InsertBatchnorm(Remedy):
         "bad-initialization",
         "saturated-activation",
         "unnormalized-input",
+        "collapsed-output",
     )
     safety: ClassVar[Safety] = Safety.UNSAFE
     replayed: ClassVar[bool] = True
@@ -51,6 +52,8 @@ class InsertBatchnorm(Remedy):
         from trainmedic.remedies._layers import as_code
         from trainmedic.remedies._surgery import check_copies, check_models, check_optimizers
 
+        if finding.name == "unnormalized-input" and not any(where.startswith("input/") for where in finding.where):
+            return None  # targets are out of scale
         check_models(run)
         check_optimizers(run)
         layers = self._layers(run)

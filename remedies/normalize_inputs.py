@@ -36,7 +36,7 @@ class NormalizeInputs(Remedy):
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._layers import as_code
-        from trainmedic.remedies._surgery import check_models
+        from trainmedic.remedies._surgery import check_copies, check_models
 
         if not self._out_of_scale(finding, run):
             return None
@@ -44,6 +44,7 @@ class NormalizeInputs(Remedy):
         if name is None:
             return None
         check_models(run)
+        check_copies(run)
         layer = as_code(name, len(run.models) > 1)
         return Change(
             remedy=self.name,
@@ -84,6 +85,8 @@ def first_layer(run: Run) -> str | None:
         return None
     if "forward" in vars(module):
         raise Refused(f"the forward method of {name} was replaced on the instance")
+    if name in run.history.facts.get("called_repeatedly", ()):
+        raise Refused(f"{name} runs several times in one forward pass, not on the input alone")
     kinds = {kind.__name__ for kind in grafts(type(module))}
     return None if kinds & {"Standardised", "Varied"} else name
 

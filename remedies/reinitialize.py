@@ -23,6 +23,9 @@ Plan = dict[str, dict[str, Any]]
 Where it was measured, ``scale`` is what the drawn weights are multiplied by.
 """
 
+SIGMOIDS = 3
+"""More of them in a row than this, with no norm between, let less than a hundredth of a gradient through."""
+
 
 class Reinitialize(Remedy):
     """Draw weights anew: He before rectifiers, Xavier elsewhere, orthogonal from step to step; biases zero.
@@ -177,12 +180,21 @@ def _all(finding: Finding, run: Run) -> Plan:
     for chain in chains(run):
         prefix = chain[0].name.split(".")[0] + "."
         named = len(run.models) == 1 or not finding.where or any(name.startswith(prefix) for name in finding.where)
+        named = named and not _shrinks(chain)
         for i, link in enumerate(chain if named else []):
             if link.role is Role.RECURRENT:
                 plan[link.name] = {"draw": "orthogonal"}
             elif link.role is Role.WEIGHTS and link.module is not None and drawable(link.module):
                 plan[link.name] = {"draw": "he" if activation_after(chain, i) in RECTIFIERS else "xavier"}
     return plan
+
+
+def _shrinks(chain: "list[Link]") -> bool:
+    """Whether a net shrinks signals whatever its weights: a sigmoid passes at most a quarter of a gradient on."""
+    from trainmedic.remedies._layers import Role
+
+    sigmoids = sum(link.activation == "sigmoid" for link in chain)
+    return sigmoids > SIGMOIDS and not any(link.role is Role.NORM for link in chain)
 
 
 def _taking(chain: "list[Link]", at: int, units: int) -> str | None:

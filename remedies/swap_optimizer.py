@@ -103,6 +103,8 @@ def _check(run: Run) -> None:
 def _exchange(optimizer: "torch.optim.Optimizer", undos: list[Undo]) -> None:
     import torch
 
+    from trainmedic.remedies._schedulers import GROUP_RATES
+
     old, own = type(optimizer), dict(vars(optimizer))
     state = dict(optimizer.state)
     options = [dict(group) for group in optimizer.param_groups]
@@ -116,7 +118,7 @@ def _exchange(optimizer: "torch.optim.Optimizer", undos: list[Undo]) -> None:
         optimizer.state.clear()
         optimizer.state.update(state)
         for group, kept in zip(groups, options, strict=True):
-            rates: dict[str, Any] = {k: group[k] for k in ("lr", "initial_lr") if k in group}  # scaled back by others
+            rates: dict[str, Any] = {k: group[k] for k in GROUP_RATES if k in group}  # scaled back by others
             group.clear()
             group.update({**kept, **rates})
 
@@ -125,11 +127,17 @@ def _exchange(optimizer: "torch.optim.Optimizer", undos: list[Undo]) -> None:
     fixed = {key: value for key, value in fresh.param_groups[0].items() if key not in ("params", "lr")}
     optimizer.__class__ = type(fresh)
     optimizer.state.clear()
+    _take_over(optimizer, fixed)
     vars(optimizer)["defaults"] = {**fresh.defaults, "lr": optimizer.defaults.get("lr", fresh.defaults["lr"])}
     if "step" in vars(optimizer):
         vars(optimizer)["step"] = _tracked(optimizer)
+
+
+def _take_over(optimizer: "torch.optim.Optimizer", fixed: dict[str, Any]) -> None:
+    """Give the groups their new options, while ``defaults`` still says which are the old ones."""
     for group in optimizer.param_groups:
-        kept: dict[str, Any] = {key: group[key] for key in KEPT if key in group}
+        # what is no option of the old optimizer is a scheduler's, or the user's
+        kept: dict[str, Any] = {k: v for k, v in group.items() if k in KEPT or k not in optimizer.defaults}
         decay = {"weight_decay": group["weight_decay"]} if group.get("decoupled_weight_decay") else {}
         group.clear()
         group.update({**fixed, **kept, **decay})

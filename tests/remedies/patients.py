@@ -105,7 +105,8 @@ class Patient:
                 getattr(guard, "after", lambda _: None)(self.optimizer)
         self.average.update_parameters(self.model)
         if self.scheduler is not None:
-            self.scheduler.step()
+            plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            self.scheduler.step(*([float(loss.detach())] if plateau else []))
         self.run.step += 1
         return loss.detach()
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 import trainmedic.remedies
 from tests.remedies.patients import OPTIMIZERS, Patient, different, finding, patient, photograph
+from tests.remedies.test_state_exact import SCHEDULERS
 from trainmedic.diagnose.judge import catalogue
 from trainmedic.history import History, Snapshot
 from trainmedic.remedies import _drawing, _graft, _schedulers, _surgery
@@ -227,6 +228,32 @@ def test_training_goes_on_with_the_change_and_after_undoing_it_later(remedy: typ
         sick.step()
     assert all(bool(torch.isfinite(p).all()) for p in sick.model.parameters())
     sick.optimizer.load_state_dict(sick.optimizer.state_dict())
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_act_is_made_and_undone_under_every_scheduler(scheduler: str) -> None:
+    sick = patient("SGD", schedule=SCHEDULERS[scheduler])
+    for fault in (_summed, _uneven):
+        fault(sick)
+    sick.run.history.facts.update(input_layer="0", total_steps=200)
+    of = sick.optimizer
+    done = set()
+    for remedy, illness in [(remedy, remedy.treats[0]) for remedy in ACTS]:
+        change = None
+        with contextlib.suppress(Refused):
+            change = proposed(remedy, illness, sick)
+        if change is None:
+            continue
+        undo = remedy().apply(change, sick.run)
+        sick.step()
+        held = {id(p) for group in of.param_groups for p in group["params"]}
+        assert {id(p) for p in sick.model.parameters()} == held, remedy.name
+        undo()
+        assert all(known is live for known, live in zip(sick.parameters, sick.model.parameters(), strict=True))
+        assert type(of) is torch.optim.SGD
+        assert not sick.run.guards
+        done.add(remedy.name)
+    assert len(done) > 15
 
 
 def old_parameters(sick: Patient) -> list[torch.nn.Parameter]:

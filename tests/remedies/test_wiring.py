@@ -8,6 +8,7 @@ from torch import nn
 import trainmedic
 from tests.remedies.patients import finding, patient, perceptron
 from trainmedic.history import History
+from trainmedic.remedies._clearing import Clear
 from trainmedic.remedies.adopt_parameters import AdoptParameters
 from trainmedic.remedies.remedy import Refused
 from trainmedic.remedies.run import Run
@@ -181,3 +182,18 @@ def test_an_underfitting_run_loses_decay_only_if_it_weighs() -> None:
     of = torch.optim.SGD(p, lr=0.1, weight_decay=0.01)
     assert decay(of, "underfitting", **{"a.weight__update_ratio": [1e-3] * 20}) == pytest.approx([0.001])
     assert decay(of, "underfitting", **{"a.weight__update_ratio": [1e-1] * 20}) is None
+
+
+def test_gradients_are_cleared_where_the_loss_scaler_leaves_a_step_out() -> None:
+    model = nn.Linear(2, 1)
+    of = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with trainmedic.watch(model, of, scaler=scaler, fix="safe") as medic:
+        medic._treating.run.guards.append(Clear())
+        before = model.weight.detach().clone()
+        for factor in (float("inf"), 1.0):
+            scaler.scale(factor * model(torch.ones(2, 2)).sum()).backward()
+            scaler.step(of)
+            scaler.update()
+            assert not model.weight.grad.any()
+            assert torch.equal(model.weight, before) is (factor != 1.0)
