@@ -1,4 +1,7 @@
-"""What is done to a live loss function in training; evaluated without gradients it is the one that it was."""
+"""What is done to a live loss function: gradients are those of another one, and its value is the one that it was.
+
+What is logged stays comparable so, with the time before, and with validation.
+"""
 
 from typing import Any, ClassVar
 
@@ -18,10 +21,10 @@ class Smoothed(Graft):
         if not _trains(input):
             return super().forward(input, target)
         own: Any = self
-        before = own.label_smoothing
+        value, before = super().forward(input.detach(), target), own.label_smoothing
         own.label_smoothing = max(before, self.medic_smoothing)
         try:
-            return super().forward(input, target)
+            return _of_value(super().forward(input, target), value)
         finally:
             own.label_smoothing = before
 
@@ -36,13 +39,18 @@ class Weighted(Graft):
         if not _trains(input):
             return super().forward(input, target)
         name = "pos_weight" if isinstance(self, nn.BCEWithLogitsLoss) else "weight"
-        before = self._buffers[name]
+        value, before = super().forward(input.detach(), target), self._buffers[name]
         weights = torch.tensor(self.medic_weights, device=input.device, dtype=input.dtype)
         self._buffers[name] = weights if before is None else weights * before.to(weights)
         try:
-            return super().forward(input, target)
+            return _of_value(super().forward(input, target), value)
         finally:
             self._buffers[name] = before
+
+
+def _of_value(loss: Tensor, value: Tensor) -> Tensor:
+    """``value``, with the gradients of ``loss``."""
+    return value.detach() + (loss - loss.detach())
 
 
 def _trains(output: Tensor) -> bool:

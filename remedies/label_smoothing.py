@@ -11,9 +11,10 @@ from trainmedic.remedies.run import Run
 
 
 class LabelSmoothing(Remedy):
-    """The live nn.CrossEntropyLoss smooths its labels while gradients are asked for.
+    """The live nn.CrossEntropyLoss hands back the gradients of a loss with smoothed labels.
 
-    Evaluated without gradients it is the loss that it was, so that validation stays comparable.
+    Its value stays that of the loss without, so that what is logged stays comparable, with the time before and with
+    validation.
 
     Safety: unsafe. It changes the objective.
     Works when: a classifier grows surer than it is right: validation loss rises while its accuracy stands.

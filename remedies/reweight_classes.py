@@ -13,11 +13,11 @@ from trainmedic.remedies.run import Run
 
 
 class ReweightClasses(Remedy):
-    """In the live criterion classes weigh the inverse of their share of the labels seen, while gradients are asked for.
+    """The live criterion hands back gradients in which classes weigh the inverse of their share of the labels seen.
 
     nn.CrossEntropyLoss and nn.NLLLoss get a weight for each class, nn.BCEWithLogitsLoss one for a yes. Shares are the
     means of those measured in the run; weights have a mean of one over the classes and are at most `most` times the
-    smallest. Evaluated without gradients the loss is the one that it was.
+    smallest. The value of the loss stays the one without them.
 
     Safety: unsafe. It changes the objective: what is optimised is the mean over classes, not over samples.
     Works when: nearly all samples are of one class, and predictions have collapsed to it.

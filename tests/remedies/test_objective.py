@@ -39,12 +39,15 @@ class TestLabelSmoothing:
         run = run_with(criterion)
         _, undo = treat(LabelSmoothing(), run, "overfitting")
         x, y = torch.randn(8, 3, requires_grad=True), torch.randint(0, 3, (8,))
+        plain = F.cross_entropy(x, y, weight=criterion.weight)
         smooth = F.cross_entropy(x, y, weight=criterion.weight, label_smoothing=0.1)
-        assert torch.equal(criterion(x, y), smooth)
+        (expected,) = torch.autograd.grad(smooth, x)
+        for each in (criterion, pickle.loads(pickle.dumps(criterion)), copy.deepcopy(criterion)):
+            loss = each(input=x, target=y)
+            assert torch.equal(loss, plain)
+            assert torch.allclose(torch.autograd.grad(loss, x)[0], expected)
         with torch.no_grad():
-            assert torch.equal(criterion(x, y), F.cross_entropy(x, y, weight=criterion.weight))
-        assert torch.equal(pickle.loads(pickle.dumps(criterion))(x, y), smooth)
-        assert torch.equal(copy.deepcopy(criterion)(x, y), smooth)
+            assert torch.equal(criterion(x, y), plain)
         assert LabelSmoothing().propose(finding("overfitting"), run) is None
         undo()
         assert type(criterion) is nn.CrossEntropyLoss
@@ -71,7 +74,9 @@ class TestReweightClasses:
         inverse = torch.tensor([1 / 0.9, 1 / 0.09, 1 / 0.01])
         assert torch.allclose(weights, inverse / inverse.mean())
         x, y = torch.randn(8, 3, requires_grad=True), torch.randint(0, 3, (8,))
-        assert torch.allclose(criterion(x, y), F.cross_entropy(x, y, weight=weights))
+        loss, weighted = criterion(x, y), F.cross_entropy(x, y, weight=weights)
+        assert torch.equal(loss, F.cross_entropy(x, y))
+        assert torch.allclose(*(torch.autograd.grad(each, x)[0] for each in (loss, weighted)))
         with torch.no_grad():
             assert torch.equal(criterion(x, y), F.cross_entropy(x, y))
         assert criterion.state_dict() == {}
@@ -85,8 +90,8 @@ class TestReweightClasses:
         change, _ = treat(ReweightClasses(), run, "class-imbalance")
         assert change.after == pytest.approx([9.0])
         x, y = torch.randn(8, requires_grad=True), torch.ones(8)
-        expected = F.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor([18.0]))
-        assert torch.allclose(criterion(x, y), expected)
+        weighted = F.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor([18.0]))
+        assert torch.allclose(*(torch.autograd.grad(each, x)[0] for each in (criterion(x, y), weighted)))
 
     def test_even_and_unknown_shares_are_left_alone(self) -> None:
         even = {f"{i}__label_share": [1 / 3] * 5 for i in range(3)}
