@@ -14,8 +14,9 @@ from trainmedic.remedies.run import Run
 class Rewind(Remedy):
     """Put back weights and optimizer of the last healthy step, and lower the learning rate.
 
-    Clocks go on: the position of the schedule, the step count, the order of the data and random numbers, so that the
-    run meets other batches than those that broke it. Rates and their schedule are those of now, times a factor.
+    Clocks go on: the position of the schedule, the step count, the order of the data and random numbers. So the batches
+    between that step and now, among them those that broke the run, are skipped, and it goes on with the next ones.
+    Rates and their schedule are those of now, times a factor.
 
     Safety: safe. The weights are those that this run had.
     Works when: the run was well for a while and then was thrown out: by a batch, by a spike, by a rate grown too high.

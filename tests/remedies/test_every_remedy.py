@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import trainmedic
 import trainmedic.remedies
 from tests.remedies.patients import OPTIMIZERS, Patient, different, finding, patient, photograph
 from tests.remedies.test_state_exact import SCHEDULERS
@@ -228,6 +229,25 @@ def test_training_goes_on_with_the_change_and_after_undoing_it_later(remedy: typ
         sick.step()
     assert all(bool(torch.isfinite(p).all()) for p in sick.model.parameters())
     sick.optimizer.load_state_dict(sick.optimizer.state_dict())
+
+
+@named([(remedy, illness) for remedy, illness in CASES if remedy.replayed])
+def test_a_treated_checkpoint_loads_after_replay(remedy: type[Remedy], illness: str) -> None:
+    sick, fresh = patient_for(remedy, "SGD"), patient_for(remedy, "SGD")
+    change = proposed(remedy, illness, sick)
+    assert change is not None
+    remedy().apply(change, sick.run)
+    for _ in range(2):
+        sick.step()
+    entry = {"finding": "f1", "code": "TM000", "illness": illness, "step": 1, "outcome": "kept"}
+    kept = {"version": 1, "treatments": [{**entry, "change": change.model_dump(mode="json")}]}
+    trainmedic.replay(fresh.model, fresh.optimizer, kept)
+    fresh.model.load_state_dict(sick.model.state_dict())
+    fresh.optimizer.load_state_dict(sick.optimizer.state_dict())
+    x = torch.randn(4, 6)
+    assert torch.equal(fresh.model.eval()(x), sick.model.eval()(x))
+    fresh.model.train()
+    fresh.step()
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
