@@ -3,15 +3,17 @@
 import glob
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainmedic.errors import UnreadableError
 from trainmedic.history import History
+from trainmedic.readers.remote import fetched, is_address
 
 if TYPE_CHECKING:
-    from trainmedic.readers.reader import Source
+    from trainmedic.readers.reader import Reader, Source
 
 __all__ = ["find", "opinions", "read"]
 
@@ -50,9 +52,20 @@ def read(
 def find(path: str | os.PathLike[str]) -> list["Source"]:
     """The logs at ``path``: the file itself, all below a directory, or those at all places that a glob matches.
 
-    ``UnreadableError`` where there are none.
+    An address (``s3://...``) stands for the copy that is fetched of it. ``UnreadableError`` where there are none.
     """
-    path = Path(path)
+    return _at_address(os.fspath(path)) if is_address(path) else _at(Path(path))
+
+
+def _at_address(address: str) -> list["Source"]:
+    home = fetched(address)
+    try:
+        return [replace(source, address=address, home=home) for source in _at(home)]
+    except UnreadableError as error:
+        raise UnreadableError(str(error).replace(str(home), address)) from error
+
+
+def _at(path: Path) -> list["Source"]:
     if path.is_dir():
         return _search(path)
     if path.is_file():
@@ -84,7 +97,7 @@ def opinions(path: str | os.PathLike[str]) -> list[tuple[str, str | None]]:
 
     path = Path(path)
     head = _head(path)
-    return [(reader.name, reader.declines(path, head)) for reader in readers()]
+    return [(reader.name, _declined(reader, path, head)) for reader in readers()]
 
 
 def _identify(path: Path) -> "Source":
@@ -93,13 +106,21 @@ def _identify(path: Path) -> "Source":
     head = _head(path)
     reasons = []
     for reader in readers():
-        reason = reader.declines(path, head)
+        reason = _declined(reader, path, head)
         if reason is None:
             return Source(path, reader)
         if any(fnmatch(path.name.lower(), pattern) for pattern in reader.patterns):
             reasons.append(f"{reader.name}: {reason}")
     told = "; ".join(reasons) or "neither its name nor what is in it is that of one"
     raise UnreadableError(f"{path}: not a log of a training that is known ({told}); {MORE} {path}")
+
+
+def _declined(reader: "Reader", path: Path, head: bytes) -> str | None:
+    """Why a reader does not know a file; whatever the file sets off in it is a reason too."""
+    try:
+        return reader.declines(path, head)
+    except Exception as error:
+        return f"it cannot be looked at: {type(error).__name__}"
 
 
 def _head(path: Path) -> bytes:

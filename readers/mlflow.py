@@ -26,6 +26,7 @@ class MlflowReader(Reader):
     name = "mlflow"
     supports = "MLflow runs (mlruns/<experiment>/<run>, or a file of its metrics)"
     patterns = ()
+    beside = (META, f"*{METRICS}/*")
     rank = 3
 
     def declines(self, path: Path, head: bytes) -> str | None:

@@ -16,6 +16,8 @@ from trainmedic.readers.table import LARGEST_STEP
 MAGIC = b"SQLite format 3\0"
 LARGEST = 1.7976931348623157e308
 """What MLflow stores for infinity."""
+BROKEN = (sqlite3.Error, UnicodeDecodeError)
+"""What a broken database sets off; the second where it is named in the text of the first, in no known encoding."""
 STEPS_A_TURN = 1_000_000
 PATIENCE = 20_000
 """Turns of SQLite's machine after which a query is given up: only a made-up file needs more."""
@@ -33,7 +35,7 @@ class MlflowDatabaseReader(Reader):
         try:
             with closing(_opened(path)) as connection:
                 return None if _has_metrics(connection) else "an SQLite database without metrics of runs"
-        except sqlite3.Error as error:
+        except BROKEN as error:
             return f"not a sound SQLite database: {error}"
 
     def read(self, path: Path, options: Options) -> list[History]:
@@ -41,7 +43,7 @@ class MlflowDatabaseReader(Reader):
         try:
             with closing(_opened(path)) as connection:
                 histories = list(_runs(connection))
-        except sqlite3.Error as error:
+        except BROKEN as error:
             raise UnreadableError(f"not a sound database: {error}") from error
         for history in histories if path.with_name(f"{path.name}-wal").exists() else []:
             history.facts["notes"].append("what stands in the log beside the database was not read")

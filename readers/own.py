@@ -18,6 +18,7 @@ class OwnReader(Reader):
     name = "trainmedic"
     supports = "a watched run (history.npz, or the logdir with it)"
     patterns = (HISTORY,)
+    beside = (REPORT,)
     rank = 0
 
     def declines(self, path: Path, head: bytes) -> str | None:

@@ -47,12 +47,14 @@ class Reader(ABC):
 
     ``name`` stands in reports, ``supports`` in the list of formats. ``patterns`` are the file
     names that are looked at in a directory; a file that is named by the user is shown to every reader. Readers with a
-    smaller ``rank`` are asked first: the more particular the format, the smaller.
+    smaller ``rank`` are asked first: the more particular the format, the smaller. ``beside`` are names of files that
+    are read with a log, but are none (below the directory: ``*metrics/*``).
     """
 
     name: ClassVar[str]
     supports: ClassVar[str]
     patterns: ClassVar[tuple[str, ...]]
+    beside: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 5
 
     @abstractmethod
@@ -90,6 +92,15 @@ class Source:
 
     path: Path
     reader: Reader
+    address: str = ""
+    home: Path = Path()
+
+    def shown(self, path: Path) -> str:
+        """What a file of this log is called: of one at an ``address``, whose copy lies at ``home``, that."""
+        if not self.address:
+            return str(path)
+        below = path.relative_to(self.home).as_posix()
+        return self.address if below == "." else f"{self.address.rstrip('/')}/{below}"
 
     @property
     def file(self) -> Path:
@@ -105,21 +116,22 @@ class Source:
 
     def read(self, options: Options | None = None) -> list[History]:
         """The runs in this log; ``UnreadableError`` with one clear sentence where there are none."""
+        name = self.shown(self.path)
         try:
             histories = self.reader.read(self.path, options or Options())
         except TrainmedicError as error:
-            text = _one_line(error)
-            raise UnreadableError(text if str(self.path) in text else f"{self.path}: {text}") from error
+            text = _one_line(error).replace(str(self.path), name)
+            raise UnreadableError(text if name in text else f"{name}: {text}") from error
         except OSError as error:
-            raise UnreadableError(f"{self.path}: {error.strerror or _one_line(error)}") from error
+            raise UnreadableError(f"{name}: {error.strerror or _one_line(error)}") from error
         except Exception as error:  # whatever a broken or hostile file sets off, it is the file that is wrong
-            raise UnreadableError(f"{self.path}: broken {self.reader.name} log: {_one_line(error)}") from error
+            raise UnreadableError(f"{name}: broken {self.reader.name} log: {_one_line(error)}") from error
         if options and options.names and self.reader.name != "trainmedic":  # which has the names that it should
             histories = [renamed(history, options.names) for history in histories]
         for history in histories:
-            history.facts["source"] = str(self.path)
+            history.facts["source"] = name
         if not any(history.names() or history.statistics() for history in histories):
-            raise UnreadableError(f"{self.path}: a {self.reader.name} log without a single number in it")
+            raise UnreadableError(f"{name}: a {self.reader.name} log without a single number in it")
         return histories
 
 

@@ -64,7 +64,7 @@ def analyze_all(
     work = partial(_outcome, rules=rules, options=options or Options())
     for source, outcome in zip(sources, progress(mapped(work, sources, jobs, _lost), len(sources)), strict=True):
         if isinstance(outcome, str):
-            unreadable.append((str(source.path), outcome))
+            unreadable.append((source.shown(source.path), outcome))
         else:
             reports += outcome
     return Judged(worst_first(reports), unreadable)
@@ -90,13 +90,14 @@ def _outcome(source: Source, rules: Sequence[Rule], options: Options) -> list[Re
 
 
 def _lost(source: Source) -> str:
-    return f"{source.path}: not judged: a process was killed at its work (out of memory?); fewer at once: --jobs 1"
+    name = source.shown(source.path)
+    return f"{name}: not judged: a process was killed at its work (out of memory?); fewer at once: --jobs 1"
 
 
 def reports_of(source: Source, rules: Sequence[Rule], options: Options | None = None) -> list[Report]:
     """The runs of one log, judged. Of a watched run also what the medic did and what that cost."""
     reports = []
-    place = str(source.path.parent if source.reader.name == "trainmedic" else source.path)
+    place = source.shown(source.path.parent if source.reader.name == "trainmedic" else source.path)
     histories = source.read(options)
     for history in histories:
         notes = [str(note) for note in _list(history.facts.get("notes"))]
@@ -118,7 +119,7 @@ def reports_of(source: Source, rules: Sequence[Rule], options: Options | None = 
         )
         onsets = {finding.id: source.line(history, finding.step) for finding in report.findings}
         lines = {id: line for id, line in onsets.items() if line is not None}
-        reports.append(replace(report, advised=_advised(told, report), file=str(source.file), lines=lines))
+        reports.append(replace(report, advised=_advised(told, report), file=source.shown(source.file), lines=lines))
     return reports
 
 

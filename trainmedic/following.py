@@ -8,9 +8,10 @@ from pathlib import Path
 
 from trainmedic.analysis import Given, reports_of, worst_first
 from trainmedic.diagnose import Finding
-from trainmedic.errors import UnreadableError
+from trainmedic.errors import UnreadableError, UsageError
 from trainmedic.readers import find
 from trainmedic.readers.reader import Options, Source
+from trainmedic.readers.remote import is_address
 from trainmedic.reports.report import Report
 from trainmedic.settings import Settings
 
@@ -56,6 +57,10 @@ class Follower:
 
     def __init__(self, path: str | os.PathLike[str], settings: Given = None, options: Options | None = None) -> None:
         self.path = os.fspath(path)
+        if is_address(path):
+            raise UsageError(
+                f"{self.path}: only files of this machine can be followed; to judge it as it is, use analyze"
+            )
         self.rules = Settings.load(settings).configured_rules()
         self.options = options or Options()
         self._logs: dict[Path, _Followed] = {}

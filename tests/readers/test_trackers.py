@@ -199,7 +199,7 @@ def test_other_databases_are_left_alone(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "other.db")
     connection.execute("CREATE TABLE things (a)")
     connection.close()
-    with pytest.raises(UnreadableError, match="no log in this directory"):
+    with pytest.raises(UnreadableError, match="no log of a training in this directory"):
         read(tmp_path)
 
 
@@ -241,3 +241,11 @@ def test_the_settings_in_an_mlflow_database_are_facts_of_their_run(tmp_path: Pat
     connection.commit()
     connection.close()
     assert [history.facts.get("config") for history in read(path)] == [None, {"lr": "0.1"}]
+
+
+def test_a_database_that_cannot_even_be_named_is_refused(tmp_path: Path) -> None:
+    """SQLite names a table in its complaint, in bytes that are no text."""
+    path = mlflow_database(tmp_path / "mlflow.db")
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE metrics", b"CREATE TABLE \xc5\xff metr"))
+    with pytest.raises(UnreadableError, match=r"mlflow\.db: "):
+        read(path)

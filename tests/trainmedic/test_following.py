@@ -13,6 +13,7 @@ import pytest
 
 from tests.readers.test_tensorboard import scalar
 from tests.readers.test_tensorboard import write as write_events
+from trainmedic.errors import UsageError
 from trainmedic.following import Follower, News
 
 WRITER = """
@@ -85,6 +86,11 @@ def test_new_runs_and_second_files_of_a_run_are_seen(tmp_path: Path) -> None:
     (tmp_path / "b" / "log.csv").write_text("step,loss\n" + lines(losses))
     assert news(follower) == [("run", "")]
     assert len(follower.reports) == 2
+
+
+def test_an_address_is_not_followed() -> None:
+    with pytest.raises(UsageError, match="only files of this machine can be followed"):
+        Follower("memory://bucket/run")
 
 
 def followed(*arguments: object) -> list[str]:
