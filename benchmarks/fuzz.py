@@ -103,7 +103,7 @@ def seeds(directory: Path) -> list[Seed]:
     text += "Epoch: [%d][ 1/5]\tTime 1 (2)\n"
     found.append(Seed("train.log", "".join(text % (i, 3 - i / 9, i, i) for i in range(20)).encode()))
     for seed in found:
-        if ".tfevents." in seed.name:
+        if ".tfevents." in seed.name or seed.name.endswith(".wandb"):
             seed.numbers = frozenset(_numbers(_read(directory / "seed", seed.name, seed.content)))
     return found
 

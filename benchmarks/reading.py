@@ -5,7 +5,7 @@
 Parts: tensorboard, formats, linear, many, start. All files are generated into a temporary directory. Each time is the
 median of ``--repeat`` runs. ``tensorboard`` reads a file of mixed scalars and histograms with EventAccumulator (size
 guidance 0) and tbparse (where it is installed), and checks that steps, wall times and values are the same bit for bit.
-``linear`` reads files of four sizes and fits time = a x size ** b. ``--large`` analyses an event file of 1 GB.
+``linear`` fits processor time = a x size ** b to files of four sizes. ``--large`` analyses an event file of 1 GB.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
-from trainmedic.analysis import analyze
+from trainmedic.analysis import analyze, analyze_all
+from trainmedic.parallel import processors
 from trainmedic.readers import read
 from trainmedic.readers.crc32c import length_checksums, masked_crc32c
 from trainmedic.readers.events import Run
@@ -85,13 +86,13 @@ def _framed(records: list[bytes]) -> bytes:
     )
 
 
-def median(work: Callable[[], object], repeat: int) -> float:
+def median(work: Callable[[], object], repeat: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds, the median of ``repeat`` calls."""
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
 
 
@@ -220,7 +221,7 @@ def formats(directory: Path, _size: int, repeat: int) -> None:
 
 
 def linear(directory: Path, size: int, repeat: int) -> None:
-    """How time grows with size."""
+    """How time grows with size: that of the processor, which other processes take no part of."""
     for name, writer in {"events": None, **WRITERS}.items():
         sizes, times = [], []
         for part in (1, 2, 4, 8):
@@ -229,32 +230,38 @@ def linear(directory: Path, size: int, repeat: int) -> None:
             else:
                 path = writer(directory / "linear" / str(part) / name, 20_000 * part)
             sizes.append(path.stat().st_size)
-            times.append(median(lambda: read(path), repeat))  # noqa: B023 - called at once
+            times.append(median(lambda: read(path), repeat, time.process_time))  # noqa: B023 - called at once
         exponent = np.polyfit(np.log(sizes), np.log(times), 1)[0]
         print(f"{name}: time grows as size ** {exponent:.2f} ({sizes[-1] / 1e6:.0f} MB in {times[-1]:.2f} s)")
 
 
 def many(directory: Path, _size: int, _repeat: int) -> None:
-    """A thousand small runs of mixed formats, read and judged one after the other."""
+    """A thousand small runs of mixed formats, read and judged: by one process, and by one a processor."""
     root = directory / "many"
     writers = [*WRITERS.items(), ("events.out.tfevents.1.host", lambda path, _: write_events(path, 20_000))]
     for run in range(1_000):
         name, writer = writers[run % len(writers)]
         writer(root / f"run{run}" / name, 100)
     print(f"1,000 small runs: read in {median(lambda: read(root), 1):.1f} s")
-    print(f"1,000 small runs: analysed in {median(lambda: analyze(root), 1):.1f} s (one process)")
+    for jobs in sorted({1, processors()}):
+        seconds = median(lambda: analyze_all([str(root)], jobs=jobs), 1)  # noqa: B023 - called at once
+        print(f"1,000 small runs: analysed in {seconds:.1f} s ({jobs} at once)")
 
 
 def start(directory: Path, _size: int, repeat: int) -> None:
     """The command line on a small log against the import of scipy.stats."""
     path = write_csv(directory / "small" / "log.csv", 100)
 
-    def command(*arguments: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, *arguments], capture_output=True)
-
-    base = median(command("-c", "import scipy.stats"), 2 * repeat + 1)
-    ours = median(command("-m", "trainmedic", "analyze", str(path)), 2 * repeat + 1)
+    commands = (["-c", "import scipy.stats"], ["-m", "trainmedic", "analyze", str(path)])
+    times: list[list[float]] = [[], []]
+    for _ in range(4 * repeat + 1):  # in turn: what else the machine does falls on both
+        for each, command in zip(times, commands, strict=True):
+            done = lambda command=command: subprocess.run([sys.executable, *command], capture_output=True)  # noqa: E731
+            each.append(median(done, 1))
+    base, ours = map(statistics.median, times)
     print(f"analyze on a small log {ours:.2f} s, import scipy.stats {base:.2f} s: {ours / base:.2f} x")
+    loaded = subprocess.run([sys.executable, "-X", "importtime", *commands[1]], capture_output=True, text=True).stderr
+    print(f"  torch imported: {'| torch' in loaded}")
 
 
 def large(directory: Path) -> None:

@@ -64,17 +64,20 @@ class _Records:
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        whole = bytearray()
+        whole: bytearray | None = None  # of a record that has begun, and is sound so far
         wrong = 0
         for kind, data, sound in self._parts():
             wrong += not sound
             if kind in (FULL, FIRST):
-                whole.clear()
-            whole += data if sound else b""
+                whole = bytearray()
+            whole = whole + data if whole is not None and sound else None
+            if whole is None:
+                continue
             if len(whole) > LONGEST_RECORD:
                 raise UnreadableError(f"a record of more than {LONGEST_RECORD:,} bytes")
-            if kind in (FULL, LAST) and sound:
+            if kind in (FULL, LAST):
                 yield bytes(whole)
+                whole = None
         if wrong:
             self.notes.append(f"{wrong:,} records do not fit their checksum and were left out")
 

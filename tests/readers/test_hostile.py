@@ -62,7 +62,9 @@ def saved_history(directory: Path) -> bytes:
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     state = (SAMPLES / "huggingface" / "trainer_state.json").read_bytes()
     directory = tmp_path_factory.mktemp("trackers")
+    samples = [path for path in (Path(__file__).parent / "samples").rglob("*") if path.is_file()]
     return {
+        **{f"{path.parent.name}/{path.name}": path.read_bytes()[:LARGEST] for path in samples if path.suffix != ".md"},
         "metrics.jsonl": b"".join(b'{"step": %d, "loss": %d.5, "val": {"loss": 1}}\n' % (i, 9 - i) for i in range(8)),
         "history.json": b'{"loss": [2.5, 2.0, 1.5], "val_loss": [2.5, 2.25, 2.0], "params": {"epochs": 3}}',
         "train.log": TEXT,
@@ -91,6 +93,8 @@ def read_or_refuse(path: Path) -> list[History]:
     return histories
 
 
+LARGEST = 1 << 14
+"""Bytes from the beginning of a sample that are mutated."""
 MUTATIONS = int(os.environ.get("TRAINMEDIC_MUTATIONS", "400"))
 """How many logs are made up; before a release: TRAINMEDIC_MUTATIONS=100000 python -m pytest -k mutated tests/readers"""
 
