@@ -67,6 +67,7 @@ class UnitClip:
     """Scales the gradient of each unit down to a share of the size of its weights (AGC, arXiv:2102.06171, equation 3).
 
     A unit is a slice along the first dimension; a gradient above ``share`` x max(|weights|, ``floor``) is scaled to it.
+    The last layer is clipped as well, which the paper leaves out: a guard sees parameters, not layers.
     """
 
     share: float = 0.01

@@ -36,7 +36,7 @@ class AugmentInputs(Remedy):
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._surgery import check_models
 
-        name = first_layer(run)
+        name = first_layer(run, "Varied")
         if name is None:
             return None
         check_models(run)

@@ -40,7 +40,7 @@ class NormalizeInputs(Remedy):
 
         if not self._out_of_scale(finding, run):
             return None
-        name = first_layer(run)
+        name = first_layer(run, "Standardised")
         if name is None:
             return None
         check_models(run)
@@ -73,8 +73,8 @@ class NormalizeInputs(Remedy):
         return graft_all(run, change.target, live, Standardised, lambda m: Standardised.made_for(m, batches))
 
 
-def first_layer(run: Run) -> str | None:
-    """The name of the layer that takes the input; ``None`` where it takes no features, or is not known."""
+def first_layer(run: Run, graft: str) -> str | None:
+    """The name of the layer that takes the input; ``None`` where it takes no features, is not known, or has ``graft``."""
     from trainmedic.remedies._first import takes_numbers
     from trainmedic.remedies._graft import grafts
     from trainmedic.remedies._layers import modules
@@ -87,8 +87,7 @@ def first_layer(run: Run) -> str | None:
         raise Refused(f"the forward method of {name} was replaced on the instance")
     if name in run.history.facts.get("called_repeatedly", ()):
         raise Refused(f"{name} runs several times in one forward pass, not on the input alone")
-    kinds = {kind.__name__ for kind in grafts(type(module))}
-    return None if kinds & {"Standardised", "Varied"} else name
+    return None if graft in {kind.__name__ for kind in grafts(type(module))} else name
 
 
 def layers_that_take_numbers(change: Change, run: Run) -> "dict[str, nn.Module]":
