@@ -74,7 +74,7 @@ class NormalizeInputs(Remedy):
 
 
 def first_layer(run: Run, graft: str) -> str | None:
-    """The name of the layer that takes the input; ``None`` where it takes no features, is not known, or has ``graft``."""
+    """The layer that takes the input; ``None`` where it takes no features, is not known, or has ``graft``."""
     from trainmedic.remedies._first import takes_numbers
     from trainmedic.remedies._graft import grafts
     from trainmedic.remedies._layers import modules
