@@ -57,6 +57,7 @@ class ScheduleLearningRate(Remedy):
     kind: Kind | None = Field(None, description="the schedule; chosen by what was found unless given")
     least: float = Field(0.01, gt=0, lt=1, description="share of the rate that schedules end at")
     peak: float = Field(10.0, gt=1, description="what one cycle raises the rate to, in rates of now")
+    cycle: int = Field(100, ge=10, description="steps that must be left of the run for one cycle up and down")
     patience: int = Field(10, ge=1, description="looks at the loss without progress before a rate is cut")
     window: int = Field(50, ge=1, description="steps from one look at the loss to the next")
 
@@ -87,7 +88,7 @@ class ScheduleLearningRate(Remedy):
         """The schedule for what was found; ``None`` where no length is known and none fits."""
         known = "total_steps" in run.history.facts
         if finding.name in ("learning-rate-too-low", "slow-convergence"):
-            return "one-cycle" if known else None
+            return "one-cycle" if known and _left(run) >= self.cycle else None
         return "cosine" if known else "plateau"
 
     def apply(self, change: Change, run: Run) -> Undo:

@@ -195,11 +195,13 @@ class TestSchedule:
 
     def test_steps_that_are_too_small_get_one_cycle_where_the_length_is_known(self) -> None:
         known = ScheduleLearningRate().propose(
-            finding("learning-rate-too-low"), run_of(optimizer(), facts={"total_steps": 50})
+            finding("learning-rate-too-low"), run_of(optimizer(), facts={"total_steps": 500})
         )
         assert known is not None
         assert known.after["kind"] == "one-cycle"
-        assert ScheduleLearningRate().propose(finding("learning-rate-too-low"), run_of(optimizer())) is None
+        for facts in ({}, {"total_steps": 50}):
+            run = run_of(optimizer(), facts=facts)
+            assert ScheduleLearningRate().propose(finding("learning-rate-too-low"), run) is None
 
     @pytest.mark.parametrize("kind", ["plateau", "step", "exponential", "cosine", "cyclical", "one-cycle"])
     def test_the_code_makes_a_scheduler(self, kind: Any) -> None:
