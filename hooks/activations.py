@@ -100,6 +100,7 @@ class Activations:
     sample: int
     names: dict[int, str]
     architecture: dict[str, Layer]
+    not_measured: dict[str, str] = field(default_factory=dict)  # what, and why
     step: int = 0
     _silence: dict[tuple[str, int], _Silence] = field(default_factory=dict)  # by name and call within the step
     _running: dict[str, Tensor] = field(default_factory=dict)
@@ -124,7 +125,7 @@ class Activations:
         """Reduce one module's output at once: an in-place function may overwrite it right after."""
         name = self.names.get(id(module))
         tensor = first_tensor(output)
-        if name is None or tensor is None or unreadable(tensor) or self._skips(name):
+        if name is None or self._cannot_see(output, tensor) or tensor is None or self._skips(name):
             return
         with torch.no_grad():
             self._measure_function(arguments, tensor, reading)
@@ -139,6 +140,19 @@ class Activations:
         units = tensor.shape[axis] if tensor.ndim > abs(axis) else 0
         version = 0 if tensor.is_inference() else tensor._version
         self._produced = _Produced(name, weakref.ref(tensor), version, tensor.ndim, units, axis)
+
+    def _cannot_see(self, output: Any, tensor: Tensor | None) -> bool:
+        """Whether an output is of a kind that is not measured; the first time, the reason is noted."""
+        if tensor is not None and not unreadable(tensor):
+            return False
+        if tensor is None and isinstance(output, Tensor) and output.is_complex():
+            self.not_measured["activations that are complex"] = "their statistics are defined for real numbers"
+        elif tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            self.not_measured["activations inside vmap or grad"] = "single values are not to be had there"
+        elif tensor is not None:
+            kind = "on the meta device" if tensor.is_meta else f"of type {type(tensor).__name__}, {tensor.layout}"
+            self.not_measured[f"activations {kind}"] = "values of that kind are not looked at"
+        return True
 
     def seen(self, module: nn.Module, output: Any) -> None:
         """A leaf ran without a graph in training, as in the first run of a reentrant checkpoint: note the order."""

@@ -102,7 +102,7 @@ class Probe:
         self._updates: list[Updates] = []
         self._started = self._last = time.perf_counter()
         self.architecture: dict[str, Layer] = {}
-        self.activations = Activations(dead_after, sample, {}, self.architecture)
+        self.activations = Activations(dead_after, sample, {}, self.architecture, self.not_measured)
         self.refresh()
 
     # -- attaching and detaching ---------------------------------------------------------------------------------

@@ -1,9 +1,15 @@
 """Runs of every kind: measured, or told why not, and never disturbed."""
 
 import dataclasses
+import functools
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 import trainmedic
 from trainmedic.history import History
 
+ROOT = Path(__file__).parents[2]
+
 
 def train(
     model: nn.Module,
@@ -23,8 +31,8 @@ def train(
     every: int | None = 1,
     watch: bool = True,
     make: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.Adam(p, 1e-3),
-) -> tuple[list[Tensor], History | None]:
-    """Parameters after some steps, and what was recorded."""
+) -> tuple[list[Tensor], History | None, tuple[str, ...]]:
+    """Parameters after some steps, what was recorded, and the notes of the report."""
     torch.manual_seed(1)
     optimizer = make([p for p in model.parameters() if p.requires_grad])
     medic = trainmedic.watch(model, optimizer, settings={"every": every} if every else {}) if watch else None
@@ -37,7 +45,25 @@ def train(
             medic.log(value)
     if medic:
         medic.close()
-    return [p.detach().clone() for p in model.parameters()], medic.report().history if medic else None
+    after = [p.detach().clone() for p in model.parameters()]
+    report = medic.report() if medic else None
+    return (after, report.history, report.notes) if report else (after, None, ())
+
+
+Watch = Callable[[Any, Any], Any]
+
+
+class Unwatched:
+    """Stands where a medic would."""
+
+    def __init__(self, *_: object) -> None:
+        self.log = self.log_validation = lambda *_: None
+
+    def __enter__(self) -> "Unwatched":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 @dataclasses.dataclass
@@ -82,6 +108,44 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(checkpoint(self.body, self.first(x), use_reentrant=self.reentrant))
+
+
+class Scores(NamedTuple):
+    scores: Tensor
+    hidden: Tensor
+
+
+class SeveralCalls(nn.Module):
+    """One cell that runs three times, and a tuple that comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.act, self.head = nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Scores:
+        for _ in range(3):
+            x = self.act(self.cell(x))
+        return Scores(self.head(x), x)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+class Tied(nn.Module):
+    def __init__(self, *, sparse: bool = False) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8, sparse=sparse), nn.Linear(8, 20, bias=False)
+        if not sparse:
+            self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x).mean(1))[:, :3]
 
 
 def cases() -> dict[str, tuple[nn.Module, Callable[[nn.Module], Callable[[], Tensor]]]]:
@@ -129,9 +193,24 @@ def cases() -> dict[str, tuple[nn.Module, Callable[[nn.Module], Callable[[], Ten
     wide = lambda: torch.randn(6, 8)  # noqa: E731
     image = lambda: torch.randn(6, 3, 8, 8)  # noqa: E731
     series = lambda: torch.randn(6, 5, 4)  # noqa: E731
+    series_of_8 = lambda: torch.randn(6, 5, 8)  # noqa: E731
+    words = lambda: torch.randint(0, 20, (6, 4))  # noqa: E731
     dictionary = lambda model: lambda: F.cross_entropy(model(series())["logits"], labels)  # noqa: E731
     return {
         "dropout": (plain, of(wide)),
+        "several calls, a tuple": (SeveralCalls(), lambda m: lambda: F.cross_entropy(m(wide()).scores, labels)),
+        "attention": (Attending(), of(series_of_8)),
+        "tied": (Tied(), of(words)),
+        "sparse": (Tied(sparse=True), of(words)),
+        "frozen": (nn.Sequential(nn.Linear(8, 8).requires_grad_(False), nn.ReLU(), nn.Linear(8, 3)), of(wide)),
+        "complex weights": (
+            nn.Linear(8, 3, dtype=torch.complex64),
+            lambda m: lambda: F.cross_entropy(m(torch.randn(6, 8, dtype=torch.complex64)).abs(), labels),
+        ),
+        "bfloat16": (
+            nn.Linear(8, 3).bfloat16(),
+            lambda m: lambda: F.cross_entropy(m(wide().bfloat16()).float(), labels),
+        ),
         "dataclass, keywords": (HuggingFaceStyle(), huggingface),
         "in place": (InPlace(), of(image)),
         "lstm": (Recurrent(nn.LSTM), dictionary),
@@ -158,6 +237,12 @@ def cases() -> dict[str, tuple[nn.Module, Callable[[nn.Module], Callable[[], Ten
     }
 
 
+UNSEEN = {
+    "vmap": "activations inside vmap or grad: single values",
+    "complex weights": "activations that are complex: their statistics",
+}
+
+
 @pytest.mark.parametrize("every", [1, 1_000])
 @pytest.mark.parametrize("name", list(cases()))
 def test_it_is_measured_and_bit_for_bit_undisturbed(name: str, every: int) -> None:
@@ -165,24 +250,104 @@ def test_it_is_measured_and_bit_for_bit_undisturbed(name: str, every: int) -> No
     for watch in (False, True):
         torch.manual_seed(0)
         model, make_loss = cases()[name]
-        results.append(train(model, make_loss(model), watch=watch, every=every))
-    (bare, _), (watched, history) = results
+        make = (lambda p: torch.optim.SGD(p, 0.1)) if name == "sparse" else (lambda p: torch.optim.Adam(p, 1e-3))
+        results.append(train(model, make_loss(model), watch=watch, every=every, make=make))
+    (bare, *_), (watched, history, notes) = results
     assert all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True))
     assert history is not None
     assert len(history.series("gradient/norm").steps) == 30
     assert (history.series("gradient/norm").values > 0).all()
     assert len(history.layers("update_ratio").steps) == (30 if every == 1 else 20)
-    if name != "vmap":  # inside vmap the values of single samples are not to be had
-        assert len(history.layers("activation_std").steps) == (30 if every == 1 else 20)
-    else:
+    if name in UNSEEN:
         assert "activation_std" not in history
+        assert any(UNSEEN[name] in note for note in notes)
+    else:
+        assert len(history.layers("activation_std").steps) == (30 if every == 1 else 20)
+
+
+def accumulating(steps: Callable[[], Watch]) -> list[nn.Module]:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.2), nn.Linear(8, 3))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    with steps()(model, optimizer) as medic:
+        for _ in range(25):
+            optimizer.zero_grad()
+            for _ in range(3):
+                loss = model(torch.randn(6, 8)).square().mean() / 3
+                loss.backward()
+                medic.log(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+    return [model]
+
+
+def closures(steps: Callable[[], Watch]) -> list[nn.Module]:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1, max_iter=3)
+    with steps()(model, optimizer) as medic:
+        for _ in range(25):
+            x = torch.randn(6, 8)
+
+            def closure(x: Tensor = x) -> Tensor:
+                optimizer.zero_grad()
+                loss = (model(x) - x[:, :3]).square().mean()
+                loss.backward()
+                return loss
+
+            medic.log(optimizer.step(closure))
+    return [model]
+
+
+def adversaries(steps: Callable[[], Watch]) -> list[nn.Module]:
+    critic = nn.Sequential(nn.Linear(8, 8), nn.LeakyReLU(), nn.Linear(8, 1))
+    maker = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+    optimizers = [torch.optim.Adam(model.parameters(), 1e-2) for model in (critic, maker)]
+    with steps()([critic, maker], optimizers) as medic:
+        for _ in range(25):
+            fake = maker(torch.randn(6, 4))
+            optimizers[0].zero_grad()
+            loss = critic(fake.detach()).mean() - critic(torch.randn(6, 8)).mean()
+            loss.backward()
+            optimizers[0].step()
+            optimizers[1].zero_grad()
+            (-critic(fake).mean()).backward()
+            optimizers[1].step()
+            medic.log(loss)
+    return [critic, maker]
+
+
+def evaluating(steps: Callable[[], Watch]) -> list[nn.Module]:
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    with steps()(model, optimizer) as medic:
+        for step in range(25):
+            optimizer.zero_grad()
+            loss = model(torch.randn(6, 8)).square().mean()
+            loss.backward()
+            optimizer.step()
+            medic.log(loss)
+            if step % 5 == 0:
+                model.eval()
+                with torch.no_grad():
+                    medic.log_validation(model(torch.randn(6, 8)).square().mean())
+                model.train()
+    return [model]
+
+
+@pytest.mark.parametrize("every", [1, 1_000])
+@pytest.mark.parametrize("loop", [accumulating, closures, adversaries, evaluating])
+def test_loops_of_all_kinds_are_bit_for_bit_undisturbed(loop, every: int) -> None:
+    trained = []
+    for watch in (lambda: Unwatched, lambda: functools.partial(trainmedic.watch, settings={"every": every})):
+        torch.manual_seed(0)
+        trained.append([value for model in loop(watch) for value in model.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
 
 
 def test_a_recomputation_is_not_a_second_call() -> None:
     for reentrant in (False, True):
         torch.manual_seed(0)
         model = Checkpointed(reentrant)
-        _, history = train(model, lambda m=model: m(torch.randn(6, 8)).square().mean(), steps=3)
+        _, history, _ = train(model, lambda m=model: m(torch.randn(6, 8)).square().mean(), steps=3)
         assert dict(history.layers("dead_samples").latest())["body.1"] == 18
 
 
@@ -207,8 +372,11 @@ def test_fp16_with_a_scaler_is_measured_without_the_scale() -> None:
     assert history.series("gradient/clipped").values.tolist() == pytest.approx([1.0] * 5, rel=1e-3)
 
 
-def test_attention_that_takes_the_fast_path_in_evaluation() -> None:
+def test_attention_that_takes_the_fast_path_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    taken = []
+    fused = torch._transformer_encoder_layer_fwd
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *a, **k: taken.append(1) or fused(*a, **k))
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2)
     optimizer = torch.optim.Adam(model.parameters())
     x = torch.randn(4, 5, 8)
@@ -218,6 +386,7 @@ def test_attention_that_takes_the_fast_path_in_evaluation() -> None:
         model.eval()
         with torch.no_grad():
             assert torch.equal(model(x), bare)
+        assert len(taken) == 4, "two layers, without the medic and with it"
         model.train()
         model(x).square().mean().backward()
         optimizer.step()
@@ -239,26 +408,21 @@ def test_a_deep_model_costs_time_and_memory_in_proportion() -> None:
     for depth in (500, 2_000):
         model = Deep(depth)
         start = time.perf_counter()
-        _, history = train(model, lambda m=model: m(torch.randn(2, 4)).square().mean(), steps=2)
+        _, history, _ = train(model, lambda m=model: m(torch.randn(2, 4)).square().mean(), steps=2)
         seconds[depth] = time.perf_counter() - start
         assert len(history.layers("activation_std").layers) == depth
         assert len(history.layers("gradient_norm").layers) == 2 * depth
     assert seconds[2_000] < 12 * seconds[500], "not quadratic"
 
 
-def test_a_recording_of_all_statistics_stays_small() -> None:
-    from trainmedic.history import SERIES, STATISTICS, Snapshot
-
-    layers = {f"layer{i}.weight": float(i) for i in range(300)}
-    history = History(bounded=True)
-    # tables hold 1,024 rows and series 16,384 values before they are thinned: this fills them more than once
-    for step in range(1_600):
-        history.record(Snapshot(step, layers=dict.fromkeys(STATISTICS, layers)))
-    for step in range(25_000):
-        for name in SERIES:
-            history.add(name, step, 1.0)
-    held = sum(rows._steps.nbytes + rows._values.nbytes + rows._thinned.nbytes for rows in history._all())
-    assert held < 100e6
+def test_a_long_recording_stays_small_in_memory_and_comes_back_from_its_file() -> None:
+    """The whole process is measured; a million steps are ``python benchmarks/recording.py``."""
+    # tables hold 1,024 rows and series 16,384 values before they are thinned: this fills both
+    command = [sys.executable, "benchmarks/recording.py", "--steps", "20000", "--every", "12"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ)
+    megabytes = float(re.search(r"memory ([0-9.]+) MB", answer.stdout)[1])
+    assert 10 < megabytes < 100
+    assert "loaded as it was saved" in answer.stdout
 
 
 def test_watching_begins_and_ends_in_the_middle_of_a_run() -> None:
