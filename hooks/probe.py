@@ -26,6 +26,7 @@ from trainmedic.hooks.scaler import ScalerWatch, found_inf, unscaled
 from trainmedic.hooks.schedule import Schedule
 
 COMPILED = "modules are compiled in this process: hooks that come and go would have them compiled again"
+NONE_LEFT = "a backward pass leaves none: they are used and cleared within it"
 
 Guard = Callable[[torch.optim.Optimizer], bool | None]
 """Called right before a step; a guard's method ``after(optimizer)``, if it has one, is called when the step is over."""
@@ -99,6 +100,7 @@ class Probe:
         self._process = os.getpid()
         self._trained: bool | None = None  # whether a model was in training mode at a backward pass of this step
         self._compiled_step = False
+        self._left = False  # whether a backward pass has ever left gradients
         self._updates: list[Updates] = []
         self._started = self._last = time.perf_counter()
         self.architecture: dict[str, Layer] = {}
@@ -228,6 +230,10 @@ class Probe:
     def _prepare(self) -> None:
         if self.measuring and self._fingerprint() != self._known:
             self.refresh()
+        if self.step and not self._left:
+            self.not_measured["gradients"] = NONE_LEFT
+        elif self.not_measured.get("gradients") == NONE_LEFT:
+            del self.not_measured["gradients"]
         self.activations.begin(self.step)
         self.ends.begin()
         self._noise.begin()
@@ -325,6 +331,7 @@ class Probe:
             norms = self._gradients.put(self._gradient_reading, self._scale(), full=self.measuring)
             if norms is not None:
                 self._noise.add(norms)
+                self._left = True
             self._gradient_reading.send()
 
     def leave_out(self, seconds: float) -> None:

@@ -1,14 +1,20 @@
 """What users do and nobody expects: each of these once broke a run, or was recorded wrongly."""
 
+import contextlib
 import copy
 import os
 import pickle
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +23,7 @@ from torch import Tensor, nn
 import trainmedic
 from trainmedic.errors import UsageError
 from trainmedic.history import History
+from trainmedic.writing import Writing
 
 
 def mlp() -> nn.Sequential:
@@ -569,3 +576,169 @@ def test_an_optimizer_has_one_medic_at_a_time_and_a_model_may_have_several() -> 
     assert set(first.report().history.layers("update_ratio").layers) == {"0.weight", "0.bias"}
     with trainmedic.watch(model, body):
         pass
+
+
+def test_gradients_that_are_used_and_cleared_on_the_way_are_said_not_to_be_measured() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    inner = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+
+    def take(parameter: Tensor) -> None:
+        inner[parameter].step()
+        inner[parameter].zero_grad()
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(take)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trainmedic.watch(model, optimizer, settings={"every": 1}) as medic:
+        for _ in range(3):
+            model(torch.randn(6, 4)).square().mean().backward()
+            optimizer.step()
+    assert "gradient/norm" not in medic.report().history
+    assert "not measured: gradients: a backward pass leaves none" in " ".join(medic.report().notes)
+
+
+def test_interrupts_and_errors_of_the_user_go_their_way() -> None:
+    """Whatever breaks out of a step, and wherever, the next one is measured, and nothing is disturbed."""
+
+    def run(watch: bool) -> tuple[list[Tensor], int]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        calls = Counter[str]()
+
+        def breaks(where: str, every: int, error: type[BaseException]) -> Callable[..., None]:
+            def hook(*_: object) -> None:
+                calls[where] += 1
+                if calls[where] % every == 0:
+                    raise error
+
+            return hook
+
+        model[1].register_forward_hook(breaks("forward", 7, KeyboardInterrupt))
+        model[0].weight.register_hook(breaks("backward", 5, KeyboardInterrupt))
+        optimizer.register_step_pre_hook(breaks("before the step", 4, ValueError))
+        optimizer.register_step_post_hook(breaks("after the step", 3, ValueError))
+        medic = trainmedic.watch(model, optimizer, settings={"every": 2}) if watch else None
+        for _ in range(60):
+            with contextlib.suppress(KeyboardInterrupt, ValueError):
+                optimizer.zero_grad()
+                model(torch.randn(6, 4)).square().mean().backward()
+                optimizer.step()
+        if medic:
+            medic.close()
+            assert not [note for note in medic.report().notes if "stopped" in note]
+        return [p.detach().clone() for p in model.parameters()], medic.report().cost["steps"] if medic else 0
+
+    (bare, _), (watched, steps) = run(watch=False), run(watch=True)
+    assert all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True))
+    assert 0 < steps < 60
+
+
+def test_two_runs_in_two_threads() -> None:
+    def run(seed: int, watch: bool) -> tuple[nn.Module, trainmedic.Medic | None]:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, trainmedic.watch(model, optimizer, settings={"every": 1}) if watch else None
+
+    def train(model: nn.Module, medic: trainmedic.Medic | None) -> None:
+        optimizer = medic._probe.optimizers[0] if medic else torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = model(torch.ones(6, 4)).square().mean()
+            loss.backward()
+            optimizer.step()
+            if medic:
+                medic.log(loss)
+
+    watched = [run(seed, watch=True) for seed in (0, 1)]
+    threads = [threading.Thread(target=train, args=pair) for pair in watched]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, (model, medic) in enumerate(watched):
+        assert medic is not None
+        medic.close()
+        bare, _ = run(seed, watch=False)
+        train(bare, None)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), bare.parameters(), strict=True))
+        assert len(medic.report().history.layers("activation_std").steps) == 30
+        assert set(medic.report().history.layers("activation_std").layers) == {"0", "1", "2"}
+
+
+class Simulated(torch.utils.data.Dataset):
+    """Samples that the watched model itself has a part in, in worker processes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.model(torch.ones(2, 4)).sum().backward()
+        return torch.ones(4) * index
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_workers_of_a_loader_that_run_the_watched_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    loader = torch.utils.data.DataLoader(Simulated(model), 4, num_workers=1, multiprocessing_context="fork")
+    with trainmedic.watch(model, optimizer, settings={"every": 1}, logdir=tmp_path) as medic:
+        for _ in range(2):
+            for x in medic.batches(loader):
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                optimizer.step()
+                medic.log(loss)
+    assert medic.report().cost["steps"] == 12
+    assert not [note for note in medic.report().notes if "stopped" in note]
+    assert len(trainmedic.read(tmp_path)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("after", [0.05, 0.3, 0.6])
+def test_a_killed_run_loses_what_was_not_written_yet_and_no_file(after: float, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Writing, "EVERY", 0.02)
+    monkeypatch.setattr(Writing, "SHARE", 1.0)
+    reading, writing = os.pipe()
+    writer = os.fork()
+    if writer == 0:  # trains, and tells what it has saved, until it is killed
+        try:
+            save = Writing.save
+
+            def told(self: Writing, history: History) -> None:
+                save(self, history)
+                os.write(writing, history.last_step.to_bytes(4))
+
+            monkeypatch.setattr(Writing, "save", told)
+            model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+            medic = trainmedic.watch(model, optimizer, settings={"every": 5}, logdir=tmp_path)
+            while True:
+                optimizer.zero_grad()
+                loss = model(torch.randn(6, 4)).square().mean()
+                loss.backward()
+                optimizer.step()
+                medic.log(loss)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    told = os.read(reading, 4)  # the first saving
+    time.sleep(after)
+    os.kill(writer, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == -signal.SIGKILL
+    while more := os.read(reading, 4):
+        told = more
+    os.close(reading)
+    history = History.load(tmp_path / "history.npz")
+    assert history.last_step >= int.from_bytes(told)
+    steps, losses = history.series("train/loss")
+    assert np.isfinite(losses).all()
+    assert (np.diff(steps) > 0).all()
+    (read,) = trainmedic.read(tmp_path)
+    assert read.last_step >= int.from_bytes(told)
