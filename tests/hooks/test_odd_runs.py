@@ -205,7 +205,7 @@ def test_scalers_are_left_as_they_were() -> None:
     medic = watched(model, optimizer, scaler=scaler)
     assert "step" not in {k for k, v in vars(copy.deepcopy(scaler)).items() if hasattr(v, "_watch")}
     assert pickle.loads(pickle.dumps(scaler)).get_scale() == scaler.get_scale()
-    other = watched(model, optimizer, scaler=scaler)
+    other = watched(model, torch.optim.SGD(model.parameters(), lr=0.1), scaler=scaler)
     medic.close()
     assert "step" in vars(scaler), "the second one still looks"
     other.close()
