@@ -5,6 +5,7 @@ import copy
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 import trainmedic
 from trainmedic.errors import UsageError
 from trainmedic.history import History
-from trainmedic.writing import Writing
 
 
 def mlp() -> nn.Sequential:
@@ -700,45 +700,45 @@ def test_workers_of_a_loader_that_run_the_watched_model(tmp_path: Path) -> None:
     assert len(trainmedic.read(tmp_path)) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("after", [0.05, 0.3, 0.6])
-def test_a_killed_run_loses_what_was_not_written_yet_and_no_file(after: float, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Writing, "EVERY", 0.02)
-    monkeypatch.setattr(Writing, "SHARE", 1.0)
-    reading, writing = os.pipe()
-    writer = os.fork()
-    if writer == 0:  # trains, and tells what it has saved, until it is killed
-        try:
-            save = Writing.save
+KILLED = """
+import sys, torch, trainmedic
+from torch import nn
+from trainmedic.writing import Writing
 
-            def told(self: Writing, history: History) -> None:
-                save(self, history)
-                os.write(writing, history.last_step.to_bytes(4))
+Writing.EVERY, Writing.SHARE, save = 0.02, 1.0, Writing._save
 
-            monkeypatch.setattr(Writing, "save", told)
-            model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-            optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-            medic = trainmedic.watch(model, optimizer, settings={"every": 5}, logdir=tmp_path)
-            while True:
-                optimizer.zero_grad()
-                loss = model(torch.randn(6, 4)).square().mean()
-                loss.backward()
-                optimizer.step()
-                medic.log(loss)
-        finally:
-            os._exit(1)
-    os.close(writing)
-    told = os.read(reading, 4)  # the first saving
-    time.sleep(after)
-    os.kill(writer, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == -signal.SIGKILL
-    while more := os.read(reading, 4):
-        told = more
-    os.close(reading)
-    history = History.load(tmp_path / "history.npz")
-    assert history.last_step >= int.from_bytes(told)
-    steps, losses = history.series("train/loss")
-    assert np.isfinite(losses).all()
-    assert (np.diff(steps) > 0).all()
-    (read,) = trainmedic.read(tmp_path)
-    assert read.last_step >= int.from_bytes(told)
+def told(self, history):
+    save(self, history)
+    print(history.last_step, flush=True)
+
+Writing._save = told
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+medic = trainmedic.watch(model, optimizer, settings={"every": 5}, logdir=sys.argv[1])
+while True:
+    optimizer.zero_grad()
+    loss = model(torch.randn(6, 4)).square().mean()
+    loss.backward()
+    optimizer.step()
+    medic.log(loss)
+"""
+
+
+def test_a_killed_run_loses_what_was_not_written_yet_and_no_file(tmp_path: Path) -> None:
+    for after in (0.0, 0.5):
+        folder = tmp_path / str(after)
+        writer = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        told = [int(writer.stdout.readline())]  # it has saved once
+        time.sleep(after)
+        writer.kill()
+        rest, _ = writer.communicate()
+        told += [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
+        assert writer.returncode == -signal.SIGKILL
+        history = History.load(folder / "history.npz")
+        assert history.last_step >= told[-1]
+        steps, losses = history.series("train/loss")
+        assert np.isfinite(losses).all()
+        assert (np.diff(steps) > 0).all()
+        (read,) = trainmedic.read(folder)
+        assert read.last_step >= told[-1]
