@@ -21,7 +21,11 @@ from trainmedic.reports.report import Report
 from trainmedic.reports.verdict import verdict
 from trainmedic.reports.wording import amount, columns, counted, evidence_text, lost, number, printable, tried
 
-POINTS, LEAST_POINTS = 48_000, 160
+RUNS = 300
+"""Runs of one page; of more the first ones, which are the worst where the order is by severity."""
+BRIEF = 0.1
+"""Share of the resolution below which a run is drawn in brief: without the curves that have no chart of their own."""
+POINTS, LEAST_POINTS = 48_000, 60
 """Points of all curves together, and of one curve at least."""
 MOST_POINTS = 2_400
 CELLS, MOST_COLUMNS, LEAST_COLUMNS = 110_000, 256, 40
@@ -44,12 +48,14 @@ def document(reports: Sequence[Report]) -> dict[str, Any]:
     """All that a page of these runs is drawn from."""
     from trainmedic import __version__
 
-    share = 1.0 if len(reports) < 4 else max(4 / len(reports), 0.1)  # a page of many runs stays one that opens
+    drawn = reports[:RUNS]
+    share = min(1.0, 4 / max(len(drawn), 1))  # a page of many runs stays one that opens
     return {
         "version": __version__,
         "colours": colours(),
         "rules": _rules(),
-        "runs": [picture(report, share) for report in reports],
+        "runs": [picture(report, share) for report in drawn],
+        "left_out": len(reports) - len(drawn),
     }
 
 
@@ -122,7 +128,7 @@ def _curves(history: History, share: float) -> tuple[dict[str, Any], list[dict[s
         every.update({f"{BANDS[statistic]}, p{p}": series for p, series in found.items()})
     charts = list(_charts(history.names(), [statistic for statistic, found in bands.items() if found]))
     others = [chart for chart in charts if not chart.main]
-    left_out = others[CURVES:]
+    left_out = others[CURVES if share > BRIEF else 0 :]
     shown = [chart for chart in charts if chart not in left_out]
     names = [name for chart in shown for name in chart.names]
     most = int(min(MOST_POINTS, max(LEAST_POINTS, share * POINTS / max(len(names), 1))))

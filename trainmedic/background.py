@@ -1,6 +1,7 @@
 """Work that the training need not wait for: done in order by one thread, its errors told to whoever hands over more."""
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -18,13 +19,19 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._process = os.getpid()
         self.seconds = 0.0  # of processor time that the jobs took
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
     def do(self, job: Job) -> None:
-        """Have ``job`` done after those before it. It must own what it uses, or only read what no longer changes."""
+        """Have ``job`` done after those before it. It must own what it uses, or only read what no longer changes.
+
+        In a forked copy of the process nothing is done: the thread, and the files, are those of the first one.
+        """
+        if os.getpid() != self._process:
+            return
         self._raise()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
@@ -38,7 +45,7 @@ class Background:
 
     def finish(self) -> None:
         """Wait until everything is done. More can be handed over afterwards."""
-        if self._thread is not None:
+        if self._thread is not None and os.getpid() == self._process:
             self._jobs.put(None)
             self._thread.join()
             self._thread = None

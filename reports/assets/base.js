@@ -27,6 +27,7 @@ window.trainmedic = { Medic };
     if (unit === "bytes") return bytes(value);
     const size = Math.abs(value);
     let text;
+    if (size === 0) value = 0; // not "-0"
     if (size < 1e7 && (Number.isInteger(value) || size >= 1000)) text = Math.round(value).toLocaleString("en-US");
     else if (size >= 1e7 || size < 1e-4) text = value.toExponential(2).replace(/\.?0*e\+?/, "e");
     else text = String(Number(value.toPrecision(3)));

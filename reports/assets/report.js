@@ -52,16 +52,17 @@
       main.replaceChildren(...(list ? [list.element] : []), ...parts);
       if (list) list.choose(index);
     };
-    const list = content.runs.length > 1 ? runList(content.runs, show) : null;
+    const list = content.runs.length > 1 ? runList(content, show) : null;
     show(0);
     return [Medic.header(content.version), main];
   };
 
-  const runList = (runs, show) => {
+  const runList = ({ runs, left_out: left }, show) => {
     const buttons = runs.map((run, i) => Medic.button(run.path, () => show(i), { class: "link" }));
     const rows = runs.map((run, i) => [buttons[i], el("span", {}, sign(run.state), ` ${WORDS[run.state]}`), run.verdict, `${Medic.step(run.steps[0])} to ${Medic.step(run.steps[1])}`]);
     const element = Medic.section(plural(runs.length, "run"), Medic.table(["Run", "State", "Verdict", "Steps"], rows, { label: "Runs" }));
     element.classList.add("runs");
+    if (left) element.append(el("p", { class: "quiet", text: `and ${plural(left, "run")} more, which this page has no room for` }));
     return { element, choose: (index) => buttons.forEach((button, i) => (i === index ? button.setAttribute("aria-current", "true") : button.removeAttribute("aria-current"))) };
   };
 

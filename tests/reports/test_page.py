@@ -96,6 +96,15 @@ def test_many_runs_share_the_room() -> None:
         render()
 
 
+def test_hundreds_of_runs_are_drawn_in_brief() -> None:
+    history = long_run(1_000, 4, statistics=2)
+    text = render(*[Report(history, path=f"runs/{i}") for i in range(310)])
+    assert len(text) < 10_000_000
+    content = data_of(text)
+    assert (len(content["runs"]), content["left_out"]) == (300, 10)
+    assert all(chart["main"] for chart in content["runs"][0]["charts"])
+
+
 def test_hostile_text_stays_data(hostile_report: Report) -> None:
     text = render(hostile_report, hostile_report)
     scripts = re.findall(r"<script[^>]*>", text)

@@ -1,6 +1,8 @@
 """Work beside the training: in order, waited for at the end, and its errors are not lost."""
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,20 @@ def test_an_error_is_raised_by_the_next_call_and_ends_the_work() -> None:
     with pytest.raises(OSError, match="No space left"):
         work.finish()
     assert done == []
+    work.finish()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_copy_writes_nothing(tmp_path: Path) -> None:
+    work = Background("test")
+    work.do(lambda: None)
+    child = os.fork()
+    if child == 0:
+        work.do((tmp_path / "written").touch)
+        work.finish()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not (tmp_path / "written").exists()
     work.finish()
 
 
