@@ -223,7 +223,7 @@
         {
           width,
           height: options.height || 200,
-          padding: [10, 14, 0, 0],
+          padding: [10, 22, 0, 0],
           legend: { show: false },
           cursor: { sync: { key: view.key, setSeries: false }, drag: { x: true, y: false, setScale: false }, y: false, points: { size: 6 } },
           scales: {

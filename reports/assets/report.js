@@ -59,8 +59,9 @@
 
   const runList = ({ runs, left_out: left }, show) => {
     const buttons = runs.map((run, i) => Medic.button(run.path, () => show(i), { class: "link" }));
-    const rows = runs.map((run, i) => [buttons[i], el("span", {}, sign(run.state), ` ${WORDS[run.state]}`), run.verdict, `${Medic.step(run.steps[0])} to ${Medic.step(run.steps[1])}`]);
-    const element = Medic.section(plural(runs.length, "run"), Medic.table(["Run", "State", "Verdict", "Steps"], rows, { label: "Runs" }));
+    const state = (run) => el("span", {}, sign(run.state), el("span", { class: "unseen", text: WORDS[run.state] }));
+    const rows = runs.map((run, i) => [el("span", { class: "name" }, state(run), buttons[i]), run.verdict, `${Medic.step(run.steps[0])} to ${Medic.step(run.steps[1])}`]);
+    const element = Medic.section(plural(runs.length, "run"), Medic.table(["Run", "Verdict", "Steps"], rows, { label: "Runs" }));
     element.classList.add("runs");
     if (left) element.append(el("p", { class: "quiet", text: `and ${plural(left, "run")} more, which this page has no room for` }));
     return { element, choose: (index) => buttons.forEach((button, i) => (i === index ? button.setAttribute("aria-current", "true") : button.removeAttribute("aria-current"))) };
@@ -126,7 +127,9 @@
         "aria-pressed": "false",
         title: `${finding.code} ${finding.name}: ${finding.message}`,
       });
-      button.append(el("i", {}), el("span", { text: `${finding.code} ${finding.name}` }));
+      const again = roots.some((other) => other !== finding && other.code === finding.code);
+      const place = again && finding.where.length ? `, ${finding.where[0]}` : "";
+      button.append(el("i", {}), el("span", { text: `${finding.code} ${finding.name}${place}` }));
       return button;
     });
     const diamonds = run.treatments.map((treatment) => {
