@@ -100,8 +100,11 @@
       { class: `hero ${run.state}` },
       el("div", { class: "verdict" }, sign(run.state), el("h1", { text: sentence(run.verdict) })),
       el("p", { class: "quiet" }, el("strong", { class: "path", text: run.path }), `, steps ${Medic.step(run.steps[0])} to ${Medic.step(run.steps[1])}`, run.format === "live" ? "" : `, read as ${run.format}`),
+      ...run.treatments.filter(({ outcome }) => outcome === "kept").slice(0, 3).map(treated),
       el("dl", { class: "tiles" }, run.summary.map(([what, value, detail]) => el("div", {}, el("dt", { text: what }), el("dd", {}, el("strong", { text: value }), el("span", { text: detail }))))),
     );
+  const treated = ({ change, step, reason }) =>
+    el("p", {}, el("strong", { text: `Treated from step ${Medic.step(step)} by ${change.remedy}` }), reason ? `: ${reason}.` : ".");
   const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
   const glance = (view, run, main, chart) => {

@@ -95,6 +95,7 @@ def test_the_page_shows_all_there_is(opened: Any, page_text: str) -> None:
     titles = tab.locator("h2").all_inner_texts()
     wanted = ["At a glance", "Findings", "Treatments", "Curves", "Layers", "All other curves", "What was checked"]
     assert titles == [*wanted, "About this run"]
+    assert "Treated from step 200 by clip-gradients: the loss of block fell." in tab.locator(".hero").inner_text()
     text = tab.locator("main").inner_text()
     for said in (
         "50 times the limit",
@@ -311,6 +312,8 @@ def test_the_plugin_reads_through_either_way_of_loading(boards: Path, address: s
             assert [run["state"] for run in all_runs(base)] == ["fine", "error", "error"]
             with urllib.request.urlopen(f"{base}data/plugin/medic/run?run=sick") as answer:
                 assert json.load(answer)["runs"][0]["path"] == "runs/block"
+            with urllib.request.urlopen(f"{base}data/plugins_listing") as answer:
+                assert json.load(answer)["medic"]["enabled"]
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(f"{base}data/plugin/medic/run?run=nowhere")
 
