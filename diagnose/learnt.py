@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainmedic.diagnose.memo import remembered
-from trainmedic.diagnose.robust import median, preceding_median
+from trainmedic.diagnose.robust import Array, median, preceding_median
 from trainmedic.history import History, Layer, Series
 
 ENTROPIES = ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss")
@@ -15,6 +15,8 @@ SQUARES = ("MSELoss", "mse_loss")
 ABSOLUTES = ("L1Loss", "l1_loss")
 SPAN = 10
 """Values that are judged together: their median."""
+SAMPLES = 200
+"""Samples whose accuracy is judged, at least: one that is right by a half is known to a thirtieth."""
 NORMAL_ABSOLUTE = 0.8
 """Mean absolute value of a normal distribution of standard deviation 1: sqrt(2 / pi)."""
 
@@ -67,29 +69,49 @@ def skill(history: History, sigmas: float = 0.0) -> list[Series]:
     """Shares of the task that were learnt, by what of it can be told: 0 is what chance knows, 1 all, less is worse.
 
     By the loss against :func:`chance`, and by the accuracy on training batches against always naming the commonest
-    class. Medians of ``SPAN`` values before each step, so that no value depends on later ones. Empty if neither is
-    known. An accuracy counts as ``sigmas`` standard errors lower: small batches beat the commonest class by chance.
+    class. Medians of ``SPAN`` losses and means of as many accuracies or more before each step, so that no value depends
+    on later ones. Empty if neither is known. An accuracy counts as ``sigmas`` standard errors lower: small batches beat
+    the commonest class by chance.
     """
     known = []
     guess = chance(history)
     if guess > 0 and "train/loss" in history:
         steps, values = history.series("train/loss")
-        known.append(Series(steps, 1 - preceding_median(values, SPAN) / guess))
+        gone = 1 - preceding_median(values, SPAN) / guess
+        known.append(Series(steps, np.where(gone <= 1, gone, np.nan)))  # below its floor a loss tells nothing
     classes = history.facts.get("classes")
     if "output/accuracy" in history and isinstance(classes, int) and classes > 1:
         commonest = max([1 / classes, *shares(history).values()])
         if commonest < 1:
             steps, values = history.series("output/accuracy")
             doubt = sigmas * _doubt(history, commonest)
-            known.append(Series(steps, (preceding_median(values, SPAN) - commonest - doubt) / (1 - commonest)))
+            known.append(Series(steps, (_preceding_mean(values, _span(history)) - commonest - doubt) / (1 - commonest)))
     return known
 
 
 def _doubt(history: History, rate: float) -> float:
-    """Standard error of the median of ``SPAN`` accuracies, each the share of a batch that is right at this rate."""
+    """Standard error of the mean of as many accuracies, each the share of a batch that is right at this rate."""
+    return float((rate * (1 - rate) / (_span(history) * _batch(history))) ** 0.5)
+
+
+def _batch(history: History) -> int:
     size = history.facts.get("batch_size")
-    samples = SPAN * (size if isinstance(size, int) and size > 0 else 1)
-    return float(1.2533 * (rate * (1 - rate) / samples) ** 0.5)
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _span(history: History) -> int:
+    """Accuracies that are judged together: ``SPAN``, or as many as hold ``SAMPLES`` samples."""
+    return max(SPAN, -(-SAMPLES // _batch(history)))
+
+
+def _preceding_mean(values: Array, window: int) -> Array:
+    """For each value the mean of the finite ones before it, of ``window`` at most; NaN where nothing precedes."""
+    known = np.isfinite(values) & (np.abs(values) <= 1)
+    sums, counts = (np.concatenate([[0.0], np.cumsum(part)]) for part in (np.where(known, values, 0.0), known))
+    end = np.arange(len(values))
+    begin = np.maximum(end - window, 0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((sums[end] - sums[begin]) / (counts[end] - counts[begin]))
 
 
 @remembered

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import chance, course_of, gains, matrices, moved
+from trainmedic.diagnose.learnt import learnt, level
 from trainmedic.history import History, Layer, LayerTable
 
 _CLASSES = {"classes": 10, "loss": "CrossEntropyLoss", "reduction": "mean"}
@@ -38,8 +39,9 @@ class BadInitialization(Rule):
     layer to a later one; or more than half above `wild` by the smaller fan, and it grows by `explosion`, the first loss
     is above `over_chance` times chance, or an activation starts with `flat` of its outputs saturated. Or more than half
     of the matrices, none of them zero, have `alike` of their units equal. Or two or more are exactly zero for `zero`
-    measured steps and nothing was learnt. An error where the loss has come down by less than `learnt` after `wait`
-    losses.
+    measured steps and nothing was learnt. Or, whatever the weights, the first loss, before any step, is above
+    `over_chance` times chance, and above chance still after `wait` losses, while inputs are within `scaled` and less
+    than `works` of the task is learnt. An error where the loss has come down by less than `learnt` after `wait` losses.
     Remedies: reinitialize, insert-batchnorm.
     Known limits: weights are first measured after the first step. Where that step moved most of them by a large part of
     their size, only the first forward pass counts: both a growth by `explosion` and a loss above `over_chance`. Biases,
@@ -89,10 +91,12 @@ class BadInitialization(Rule):
     alike: float = Field(0.9, gt=0, le=1, description="share of a layer's units, 0 to 1 (nearly all)")
     zero: int = Field(20, ge=2, description="measured steps (a layer at zero on purpose moves at the first)")
     learnt: float = Field(0.05, gt=0, lt=1, description="share of the first loss, 0 to 1 (below it nothing was learnt)")
+    works: float = Field(0.5, gt=0, le=1, description="share of the task that is learnt, from which on it works (half)")
+    scaled: float = Field(30.0, gt=1, description="root mean square of the largest feature (as unnormalized-input)")
     wait: int = Field(50, ge=10, description="losses (a rough start may take some)")
 
     def check(self, history: History) -> Iterator[Finding]:
-        found = self._alike(history) or self._out_of_law(history) or self._zero(history)
+        found = self._alike(history) or self._out_of_law(history) or self._zero(history) or self._far_off(history)
         if found is None:
             return
         step, where, message, evidence = found
@@ -184,6 +188,29 @@ class BadInitialization(Rule):
                     Evidence(name=f"saturated outputs of {layer}", value=100 * share, limit=100 * self.flat, unit="%"),
                 )
         return None
+
+    def _far_off(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
+        """A first loss, before any step, far above that of knowing nothing, and long no way back to it."""
+        if "train/loss" not in history or learnt(history) > self.works:
+            return None
+        if "input/feature_scale_max" in history and level(history, "input/feature_scale_max") > self.scaled:
+            return None  # the inputs are far off, not the weights
+        run, guess = course_of(history), chance(history)
+        start, since = float(run.losses[0]), int(np.searchsorted(run.places, self.wait - 1))
+        if since >= len(run) or not self.over_chance * guess < start < np.inf:
+            return None
+        later = float(run.level[since])
+        if not later > guess:
+            return None
+        message = (
+            f"the loss starts at {start:.3g}, where knowing nothing gives {guess:.3g}, and {self.wait} losses later it "
+            f"is at {later:.3g}"
+        )
+        evidence = [
+            Evidence(name="first loss", value=start, limit=self.over_chance * guess),
+            Evidence(name=f"loss after {self.wait}", value=later, limit=guess),
+        ]
+        return int(run.steps[since]), ["train/loss"], message, evidence
 
     def _alike(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
         if "equal_units" not in history or "weight_norm" not in history:

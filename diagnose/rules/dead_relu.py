@@ -27,7 +27,8 @@ class DeadRelu(Rule):
     to `dead_units_working`. From `dead_units_error` on the layer passes
     hardly anything: an error, but in a run that works. Measurements after the loss stopped being finite do not count.
     Remedies: reinitialize, lower-learning-rate, replace-activation.
-    Known limits: layers that are sparse by design (top-k, routers) look dead to a short window.
+    Known limits: silent where all inputs are the same sample. Layers that are sparse by design (top-k, routers) look
+    dead to a short window.
     Source: Lu et al. 2019, arXiv:1903.06733; half of a layer's units is also the limit of SageMaker Debugger.
     """
 
@@ -66,6 +67,8 @@ class DeadRelu(Rule):
     patience: int = Field(3, ge=1, description="measurements in a row (one large step can silence units for a while)")
 
     def check(self, history: History) -> Iterator[Finding]:
+        if "input/constant_features" in history and history.series("input/constant_features").values[-1] == 1:
+            return  # all samples are one sample
         table = history.layers("dead_units_lasting")
         works, end = _state(history)
         limit = self.dead_units_working if works else self.dead_units

@@ -20,6 +20,7 @@ from trainmedic.diagnose.robust import (
     median,
     noise,
     rate_at,
+    share_done,
     thinned,
 )
 from trainmedic.history import History
@@ -52,10 +53,11 @@ class Divergence(Rule):
     answer where that is known and lower. Lost (error): in all of the last `patience` values (or `patience_epochs`,
     where the log has one per epoch) and the last three blocks, `given_back` of start minus best is gone, or, where less
     than `gained` of the start was gained, the loss lies above its start by `beyond` of it. Climbing (warning): half of
-    the gain is gone for `lasting` of the run, at a rate that is not above the one of the best time. In both cases
-    beyond `sigmas` standard deviations of the noise, for twice as long as any climb that the run has come back from,
-    and not coming down. Running off (error): the loss is negative, `runaway` times as large as at the start, and falls
-    ever faster: in the second half by `accelerating` times as much as in the first.
+    the gain is gone for `lasting` of the run, at a rate that is not above the one of the best time, or with half of the
+    run over, when no warm-up or cycle is on its way up any more. In both cases beyond `sigmas` standard deviations of
+    the noise, for twice as long as any climb that the run has come back from, and not coming down. Running off (error):
+    the loss is negative, `runaway` times as large as at the start, and falls ever faster: in the second half by
+    `accelerating` times as much as in the first.
     Remedies: lower-learning-rate, schedule-learning-rate, clip-gradients, warm-up, rewind, stop-early.
     Known limits: in 3,456 simulated healthy runs of 25 to 4,000 losses, with white, lasting and long-tailed noise, each
     judged at four moments, it never spoke (95 % bound: 1 in 1,150). Silent where players compete or rewards
@@ -182,8 +184,9 @@ class Divergence(Rule):
         if best < 0 or not start - best > max(self.gained * abs(start), self.sigmas * sigma):
             return None
         rates = rate_at(history, steps[[int((place + 0.5) / len(blocks) * len(steps)), len(steps) - 1]])
-        if rates[1] > 1.2 * rates[0]:
-            return None
+        done = share_done(history, int(steps[-1]))
+        if rates[1] > 1.2 * rates[0] and (done is None or done < 0.5):
+            return None  # a warm-up, or the way up of a cycle
         limit = max(best + 0.5 * (start - best), best + self.sigmas * sigma)
         climb = self._stays(blocks, curve, self.patience, limit, start, lost=False)
         return climb if climb and climb.share >= self.lasting else None

@@ -37,8 +37,8 @@ class LearningRateTooHigh(Rule):
     `fast_steps` steps, most matrices have not shrunk to less than `shrunk`, and `wait` losses later the loss has come
     down by less than `learnt`; or (3) it is not finite after one torn step or `replacing` large ones. Or (4) batches
     are large enough, and more than `held_up` of a loss that has come to rest is the noise of the steps themselves (see
-    noisy-gradient). Held back where these steps came out of a calm run (a median of u before them below `calm`, over
-    `early` measured steps or more): that is a bad batch.
+    noisy-gradient). Held back where these steps came out of a calm run (a median of u before them below `calm`, or the
+    first of them `leap` times the largest before, over `early` measured steps or more): that is a bad batch.
     Remedies: rescale-loss, lower-learning-rate, find-learning-rate, warm-up, schedule-learning-rate, rewind.
     Known limits: rates that are a few times too large still train, only worse, and are not told; neither are runs with
     several models or optimizers, LBFGS, and logs without updates (a curve alone does not tell the cause).
@@ -107,6 +107,9 @@ class LearningRateTooHigh(Rule):
         0.2, gt=0, description="share of the loss, 0 to 1 (a fifth; healthy runs that have come to rest are below 0.03)"
     )
     calm: float = Field(0.01, gt=0, description="|update| / |weight|, a ratio (ten times the usual)")
+    leap: float = Field(
+        10.0, gt=1, description="|update| / |weight| over the largest before, factor (no rate climbs like that)"
+    )
     early: int = Field(30, ge=1, description="measured steps (before that no step is out of the ordinary)")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -161,7 +164,10 @@ class LearningRateTooHigh(Rule):
 
     def _out_of_calm(self, steps: NDArray[np.int64], updates: Array, step: int) -> bool:
         before = updates[steps < step]
-        return len(before) >= self.early and float(np.median(before)) < self.calm
+        if len(before) < self.early:
+            return False
+        leaps = float(updates[steps == step][0]) > self.leap * float(before.max())
+        return leaps or float(np.median(before)) < self.calm
 
     def _of_size(self, history: History, step: int) -> bool:
         """Whether the steps have left weights of a usual size; those that were next to nothing may grow fast."""

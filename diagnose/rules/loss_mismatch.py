@@ -74,6 +74,7 @@ class LossMismatch(Rule):
         "loss-oscillation",
         "non-finite",
         "not-learning",
+        "overfitting",
         "plateau",
         "saturated-activation",
         "slow-convergence",
@@ -98,7 +99,9 @@ class LossMismatch(Rule):
     negative: float = Field(
         1.0, gt=0, description="how far below zero, nats or squared units (other terms may be small)"
     )
-    unbounded: float = Field(10.0, gt=1, description="how far below zero, first losses (far from any ordinary bonus)")
+    unbounded: float = Field(
+        100.0, gt=1, description="how far below zero, first losses (likelihoods grow by tens, not by hundreds)"
+    )
     works: float = Field(
         0.5, gt=0, le=1, description="share of the task that is learnt, from which on it is mild (half)"
     )

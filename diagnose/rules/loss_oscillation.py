@@ -55,11 +55,11 @@ class LossOscillation(Rule):
     rate at the edge of what the curvature allows.
     Formula: (1) the newer half of the run in at most 64 blocks, by their medians: at least `reversals` turns, each
     after a way of `width` of what the loss had at first, of `sigmas` standard deviations of the noise of a block, and
-    as large as the loss's own level there, while neither its lower nor its upper envelope comes down by a tenth from
-    one half of that to the other. (2) Batches in the order of the classes: over `batches` of them the labels of a batch
-    vary more than of shuffled ones by a factor (an index of dispersion, 1 in shuffled batches, the size of the batch
-    where each holds one class) above a quarter of the batch size and above 3, while the loss is above `unlearnt` of
-    that of the best constant answer.
+    as large as the loss's own level there, blocks are like their neighbours (by `alike`), and neither its lower nor its
+    upper envelope comes down by a tenth from one half of that to the other. (2) Batches in the order of the classes:
+    over `batches` of them the labels of a batch vary more than of shuffled ones by a factor (an index of dispersion, 1
+    in shuffled batches, the size of the batch where each holds one class) above a quarter of the batch size and above
+    3, while the loss is above `unlearnt` of that of the best constant answer.
     Remedies: lower-learning-rate, schedule-learning-rate, average-weights.
     Known limits: silent where the rate itself is cycled, players compete, or the loss is negative at times. Swings
     shorter than a block are taken for noise; noise that lasts over many values and is half as large as the loss looks
@@ -86,6 +86,9 @@ class LossOscillation(Rule):
     )
     sigmas: float = Field(
         6.0, gt=0, description="the same, standard deviations of a block's median (1e-9 for independent noise)"
+    )
+    alike: float = Field(
+        0.4, ge=0, lt=1, description="rank correlation of neighbouring blocks (a swing of six of them has 0.5, noise 0)"
     )
     batches: int = Field(30, ge=10, description="batches whose labels were counted (an index of 3 is certain by then)")
     unlearnt: float = Field(
@@ -170,6 +173,8 @@ class LossOscillation(Rule):
         limit = max(self.width * start, self.sigmas * sigma, float(np.median(blocks)))
         if float(np.ptp(blocks)) < limit or _cycled(history, steps[(place + 1) // 2 : place + 1]):
             return None
+        if _likeness(blocks) < self.alike:
+            return None  # each block is where chance has put it
         turns = _turns(blocks, limit)
         if len(turns) - 1 < self.reversals:
             return None
@@ -203,6 +208,12 @@ class LossOscillation(Rule):
         # around zero
         History.of(train_loss=list(0.7 * np.sin(np.arange(400) / 6))),
     )
+
+
+def _likeness(values: Array) -> float:
+    """Rank correlation of neighbours: 0 for independent values, however long their tails."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
+    return float(np.corrcoef(ranks[:-1], ranks[1:])[0, 1])
 
 
 def _turns(values: Array, least: float) -> list[int]:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import course_of, matrices, several
+from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import Array, median, medians
 from trainmedic.history import History, Layer
 
@@ -46,8 +47,8 @@ class NoisyGradient(Rule):
     loss in the newer half of the run, while consecutive gradients have a mean cosine below `agree` (noise, not
     curvature), the loss has stopped falling (Kendall's tau of `blocks` block means over the newer three quarters,
     one-sided, p above `significance`: so many runs that stand still are missed), at least `least` losses were logged,
-    and it has come down by more than `learnt` and less than `works` of its first level. Batches of more than `batch`
-    samples are left to learning-rate-too-high.
+    and it has come down by more than `learnt` and less than `works` of its first level (by the accuracy too). Batches
+    of more than `batch` samples are left to learning-rate-too-high.
     Remedies: lower-learning-rate, schedule-learning-rate, average-weights, enlarge-batch.
     Known limits: silent where a scheduler is in use, as the rate is going to fall, and where the loss is no known
     criterion (of rewards a loss tells nothing).
@@ -125,7 +126,13 @@ class NoisyGradient(Rule):
 
     def rest(self, history: History) -> "Rest | None":
         """Where the run stands still because of noise, whatever its batches; ``None`` where it does not."""
-        if several(history) or "scheduler" in history.facts or not history.facts.get("loss") or self.unmet(history):
+        if (
+            several(history)
+            or learnt(history) > self.works
+            or "scheduler" in history.facts
+            or not history.facts.get("loss")
+            or self.unmet(history)
+        ):
             return None
         steps, excess = _excess(history)
         losses = history.series("train/loss")

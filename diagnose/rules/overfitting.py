@@ -36,9 +36,9 @@ class Overfitting(Rule):
     that the run has come back from, and by `sigmas` standard deviations of noise (the larger of that of second
     differences and that around a straight line since the best); the values since the best rise (Kendall's tau against
     time, one-sided, p below `p_value` at the first look, a k-th of it at the k-th, and still at the end); and the
-    training loss fell meanwhile, by `fall` and beyond its noise. Where no accuracy is known, a loss of `multiple`
-    times its best counts however small a part of the gain that is, as a warning. Also a warning: the accuracy still
-    improves, so that only the confidence suffers. Silent again once the loss is back at its best.
+    training loss fell meanwhile, by `fall` and beyond its noise. Where no accuracy is known, a loss of `multiple` times
+    its best counts however small a part of the gain that is, as a warning. Also a warning: the accuracy is no worse, so
+    that only the confidence suffers. Silent again once the loss is back at its best.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 five can just show a trend
@@ -104,7 +104,7 @@ class Overfitting(Rule):
     ) -> Finding:
         best, now = float(values[turn.best]), float(np.median(values[-self.smooth :]))
         back = min(1.0, (now - best) / _gain(values, turn.best, start))
-        before, after = _accuracies(accuracy, int(steps[turn.best]), self.smooth)
+        before, after, doubt = _accuracies(accuracy, int(steps[turn.best]), self.smooth)
         evidence = [
             Evidence(name=f"{name} above its best", value=_percent(now - best, best), limit=100 * self.rise, unit="%"),
             Evidence(name="share of the gain given back", value=100 * back, limit=100 * self.given_back, unit="%"),
@@ -112,14 +112,14 @@ class Overfitting(Rule):
         ]
         if accuracy is not None:
             evidence.append(Evidence(name="validation accuracy", value=after, limit=before))
-        mild = after > before or back < self.given_back
+        mild = after >= before - doubt or back < self.given_back
         return self.finding(
             step=steps[turn.best],
             detected_at=steps[turn.sure],
             where=(name,),
             severity=Severity.WARNING if mild else Severity.ERROR,
             message=f"{name} rose from its best of {best:.4g} at step {steps[turn.best]} to {now:.4g}, "
-            + ("although the accuracy still rises" if after > before else "while the training loss went on falling"),
+            + ("although the accuracy is no worse" if after >= before - doubt else "while the training loss fell"),
             evidence=evidence,
         )
 
@@ -255,9 +255,19 @@ def _accuracy_of(loss: str) -> str:
     return loss.removesuffix("loss") + "accuracy"
 
 
-def _accuracies(accuracy: Series | None, best: int, smooth: int) -> tuple[float, float]:
-    """Validation accuracy around the best loss, and now; twice NaN where it is not known."""
+def _accuracies(accuracy: Series | None, best: int, smooth: int) -> tuple[float, float, float]:
+    """Validation accuracy around the best loss, now, and the noise of it; NaN where it is not known."""
     if accuracy is None or not (accuracy.steps <= best).any():
-        return float("nan"), float("nan")
+        return float("nan"), float("nan"), float("nan")
     before = accuracy.values[accuracy.steps <= best][-smooth:]
-    return float(np.median(before)), float(np.median(accuracy.values[-smooth:]))
+    return float(np.median(before)), float(np.median(accuracy.values[-smooth:])), _doubt(accuracy.values)
+
+
+def _doubt(accuracies: Array) -> float:
+    """Standard error of an accuracy: of how many samples it is shows in the smallest step between two values."""
+    values = accuracies[np.isfinite(accuracies)]
+    whole = 100.0 if values.max(initial=0.0) > 1 else 1.0
+    steps = np.diff(np.unique(values / whole))
+    rate = float(np.clip(np.median(values / whole), 0, 1)) if len(values) else 0.0
+    resolution = float(steps[steps > 1e-6].min(initial=1.0))
+    return float(whole * max(noise(values / whole), (rate * (1 - rate) * min(resolution, 0.1)) ** 0.5))

@@ -69,7 +69,8 @@ class UnnormalizedInput(Rule):
     against their entropy or variance, accuracy against the commonest class by `sigmas`: less than `chance_level` of the
     task) for its first `steps` steps and for `lost` of all (of those so far, where the total is not known), and for as
     long again if at its pace it would have been there by then. Silent once `works` of the task has been learnt. An
-    error where the first loss was `harm` times that of chance, or nothing is learnt still.
+    error where the first loss was `harm` times that of chance (then the loss alone tells what is learnt), or nothing is
+    learnt still.
     Remedies: normalize-inputs, insert-batchnorm, scale-targets.
     Known limits: needs a live run of a loss that is a mean, or of classes. Sparse and one-hot inputs have small
     features and no large ones: only the largest is looked at. What learns all the same is left alone.
@@ -135,7 +136,7 @@ class UnnormalizedInput(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         scales = [scale for scale in (self._input(history), self._target(history)) if scale is not None]
-        if not scales or learnt(history) > self.works:
+        if not scales or self._works(history):
             return
         targets_only = [scale.series for scale in scales] == ["target/std"]
         seen = self._lost_until(history, patience=2 if targets_only else 1)  # outputs have to walk to their targets
@@ -181,7 +182,7 @@ class UnnormalizedInput(Rule):
 
     def _lost_until(self, history: History, patience: int) -> int | None:
         """The step by which too much of the run had passed at the level of chance; ``None`` if it never did."""
-        tellers = skill(history, self.sigmas)
+        tellers = self._tellers(history)
         if not tellers:
             return None
         begin = min(int(steps[0]) for steps, _ in tellers)
@@ -200,6 +201,15 @@ class UnnormalizedInput(Rule):
             if limit > begin + granted or not any(self._arrives(teller, begin, limit) for teller in tellers):
                 return int(next(step for step in history.series("train/loss").steps if step >= limit))
         return None
+
+    def _tellers(self, history: History) -> list[Series]:
+        """What tells how much is learnt: where the first loss is the scale's doing, the loss alone."""
+        known = skill(history, self.sigmas)
+        return known[:1] if self._first_loss(history) > self.harm else known
+
+    def _works(self, history: History) -> bool:
+        """Whether enough of the task has been learnt by now."""
+        return any(float(values[-1]) > self.works for _, values in self._tellers(history))
 
     def _arrives(self, told: Series, begin: int, limit: int) -> bool:
         """Whether, at the pace of the second half of the time until ``limit``, it comes there in as much time again."""
