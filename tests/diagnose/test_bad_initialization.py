@@ -92,7 +92,7 @@ def test_large_weights_alone_are_no_illness() -> None:
 
 
 def test_what_a_first_step_has_torn_is_not_the_initialisation() -> None:
-    assert look([20.0] * 60, **stack(1.0, update_ratio=3.0)) == []
+    assert look([3.0] * 60, **stack(1.0, update_ratio=3.0)) == []
 
 
 def test_zero_on_purpose_moves() -> None:
