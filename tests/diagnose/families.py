@@ -46,7 +46,7 @@ def shaken(random: Random, steps: int, level: float) -> Array:
     if kind == 0:
         return level * white(random, steps)
     if kind == 1:
-        return level * correlated(random, steps, random.uniform(0.3, 0.95))
+        return min(level, 0.25) * correlated(random, steps, random.uniform(0.3, 0.95))  # averages: they vary less
     return level * np.clip(long_tailed(random, steps), -8, 8)
 
 

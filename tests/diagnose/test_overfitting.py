@@ -51,7 +51,7 @@ def test_an_accuracy_that_still_improves_makes_it_a_warning() -> None:
         train_loss=FALLING, validation_loss=TURNED, validation_accuracy=list(np.linspace(0.1, 0.9, 40))
     )
     assert look(history)[0].severity == Severity.WARNING
-    assert look(history)[0].message.endswith("although the accuracy still rises")
+    assert look(history)[0].message.endswith("although the accuracy is no worse")
     history.add_series("validation/accuracy", range(40), [*np.linspace(0.1, 0.6, 10), *np.linspace(0.6, 0.5, 30)])
     assert look(history)[0].severity == Severity.ERROR
 
