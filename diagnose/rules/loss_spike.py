@@ -45,8 +45,10 @@ class LossSpike(Rule):
     that far out, by a quarter of what had been gained at least, at a rate that is known and has not risen. Told where
     the `patience` values that follow have not come back, by their median, to within a quarter of the gain (and one
     standard deviation), or are not finite; or where `often` values lie above `far_out` times the largest from before
-    the first jump, and none just below. An error once the `window` values after it have given back three quarters of
-    the gain, else a warning.
+    the first jump, and none just below. Or, in an excerpt (its first step lies more than `settled` records into the
+    run): after three values or more that differ by less than `calm` of their median, `row` values in a row are above
+    `twice` the largest of them, and the newest `row` have not come back. An error once the `window` values after it
+    have given back three quarters of the gain, else a warning.
     Remedies: clip-gradients, warm-up, rewind, lower-learning-rate.
     Known limits: losses of small batches have long tails, hence `beyond`: values with a tail as heavy as 1 / x**3 pass
     three times their record once in 27 records, and come back. A single jump that comes back is not told: it happens at
@@ -89,6 +91,12 @@ class LossSpike(Rule):
     settled: int = Field(30, ge=5, description="values before the first jump (runs start with catapults)")
     row: int = Field(5, ge=2, description="values in a row (more than 4, as in llm-foundry)")
     patience: int = Field(20, ge=2, description="values after it to come back in (a catapult takes a few dozen steps)")
+    twice: float = Field(
+        2.0, gt=1, description="loss over the largest before, factor, of `row` values in an excerpt (as llm-foundry)"
+    )
+    calm: float = Field(
+        0.25, gt=0, description="spread of all values before, share of their median, in an excerpt (a quarter)"
+    )
     often: int = Field(3, ge=2, description="jumps that are told although the loss came back (once is chance)")
     far_out: float = Field(
         10.0, gt=1, description="loss of those over the largest before, factor (1 in 1,000 records of a tail 1 / x**3)"
@@ -102,6 +110,7 @@ class LossSpike(Rule):
         jumps = self._jumps(history, steps[usable], values[usable])
         places = np.flatnonzero(usable)
         told = [found for jump in jumps if (found := self._told(values, int(places[jump.onset]), jump)) is not None]
+        told = told or list(self._in_an_excerpt(history, steps, values))
         if not told:
             return
         sure, jump, severity, after = min(told, key=lambda found: found[0])
@@ -118,6 +127,28 @@ class LossSpike(Rule):
                 Evidence(name="median now", value=median(values[-self.window :])),
             ],
         )
+
+    def _in_an_excerpt(
+        self, history: History, steps: NDArray[np.int64], values: Array
+    ) -> Iterator[tuple[int, Jump, Severity, str]]:
+        """A log that begins long after the run did: what is calm there needs no ``settled`` values to be so."""
+        spacing = np.diff(steps[: self.settled])
+        if len(values) < 3 + self.row or not np.isfinite(values).all() or not values[0] > 0:
+            return
+        if not steps[0] > self.settled * float(np.median(spacing)) > 0:
+            return
+        for onset in range(3, min(self.settled, len(values) - self.row + 1)):
+            before = values[:onset]
+            usual, highest = float(np.median(before)), float(before.max())
+            row = values[onset : onset + self.row]
+            if float(np.ptp(before)) > self.calm * usual or not row.min() > self.twice * highest:
+                continue
+            rates = rate_at(history, steps[[onset - 1, onset]])
+            if rates[1] > 1.2 * rates[0] or not median(values[-self.row :]) > (1 + self.calm) * highest:
+                return
+            jump = Jump(onset, usual, usual, highest, noise(before))
+            yield onset + self.row - 1, jump, Severity.WARNING, f", and {self.row - 1} records later was still up there"
+            return
 
     def _told(self, values: Array, onset: int, jump: Jump) -> tuple[int, Jump, Severity, str] | None:
         """From where on it is told, and how; ``None`` where the loss has come back."""
@@ -186,6 +217,8 @@ class LossSpike(Rule):
         return None
 
     sick: ClassVar = (
+        # an excerpt of a chronicle, one record in ten
+        History.of(train_loss=[2.776, 2.773, 2.768, 7.344, 8.716, 7.654, 7.192, 6.849], steps=range(29020, 29100, 10)),
         # a broken batch, and the network is gone
         History.of(train_loss=[*np.linspace(2.3, 0.3, 100), 300.0, *[2.3] * 80]),
         # broken batches, again and again
