@@ -12,6 +12,9 @@ from trainmedic.remedies.run import Run
 SMALLEST = 1e-3
 """Factor below which a rate is not lowered in one go."""
 
+BY_STEPS = ("collapsed-output", "dead-relu", "saturated-activation")
+"""Illnesses that a rate brings about by its steps: those that were there before any step are not its doing."""
+
 
 class LowerLearningRate(Remedy):
     """Multiply the learning rate of every parameter group, and all that its schedulers compute rates from, by a factor.
@@ -55,6 +58,8 @@ class LowerLearningRate(Remedy):
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
+        if finding.name in BY_STEPS and finding.step <= 1:
+            return None
         before = run.learning_rates()
         after = [rate * self.factor for rate in before]
         if not any(rate >= self.least for rate in after):
