@@ -89,7 +89,7 @@ class Follower:
         """A run that gets a second file may be found as its directory from then on."""
         for source in sources:
             if source.path not in self._logs:
-                inside = [path for path in self._logs if source.path in path.parents]
+                inside = [path for path in self._logs if path.parent == source.path]
                 self._logs[source.path] = log = _Followed()
                 for path in inside:
                     log.runs.update(self._logs.pop(path).runs)
