@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,11 @@ import sys, time
 with open(sys.argv[1], "w", buffering=1) as file:
     file.write("step,loss,val_loss\\n")
     for step in range(60):
+        if step == 40:
+            sys.stdin.readline()
         line = f"{step},{'nan' if step >= 40 else 1 / (step + 1)},{1 / (step + 1)}\\n"
         file.write(line[:4]); file.flush(); time.sleep(0.01)
-        file.write(line[4:]); file.flush(); time.sleep(0.02)
+        file.write(line[4:]); file.flush(); time.sleep(0.01)
 """
 
 
@@ -97,30 +98,36 @@ def followed(*arguments: object) -> list[str]:
     return [sys.executable, "-c", "from trainmedic.cli import main; main()", "follow", *map(str, arguments)]
 
 
-@pytest.fixture
-def growing(tmp_path: Path) -> Iterator[Path]:
-    """A log that another process is writing, a piece of a line at a time."""
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+def test_a_log_that_really_grows_a_piece_of_a_line_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "log.csv"
     path.parent.mkdir()
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) as writer:
-        yield path
-        writer.kill()
+    pipe = subprocess.PIPE
+    command = followed(path.parent, "--every", "0.05", "--format", "json")
+    with (
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as follower,
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdin=pipe, text=True) as writer,
+    ):
+        assert follower.stdout is not None
+        told = (json.loads(line) for line in follower.stdout)
+        run = next(one for one in told if one["kind"] != "waiting")
+        assert (run["kind"], run["path"]) == ("run", str(path))
+        assert writer.stdin is not None
+        writer.stdin.write("on\n")
+        writer.stdin.flush()
+        finding = next(told)
+        assert (finding["kind"], finding["finding"]["code"], finding["finding"]["step"]) == ("finding", "TM101", 40)
+        assert writer.wait(60) == 0
+        follower.send_signal(signal.SIGINT)
+        out, err = follower.communicate(timeout=60)
+    assert (out, err, follower.returncode) == ("", "", 1)
 
 
-def test_a_log_that_really_grows(growing: Path) -> None:
-    done = subprocess.run(
-        followed(growing.parent, "--every", "0.05", "--idle", "3", "--format", "json"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["kind"] for one in told if one["kind"] != "waiting"] == ["run", "finding"]
-    assert told[-1]["finding"]["code"] == "TM101"
-    assert told[-1]["finding"]["step"] == 40
-    assert told[-1]["step"] < 59
-    assert done.stderr == ""
-    assert done.returncode == 1
+def test_it_ends_by_itself_when_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss\n" + lines([1 / (i + 1) for i in range(20)]))
+    done = subprocess.run(followed(tmp_path, "--every", "0.05", "--idle", "0.2"), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.endswith("\n1 run, last step 19: nothing wrong found\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
