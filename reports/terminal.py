@@ -242,6 +242,7 @@ def _illness(report: Report, alike: Sequence[Finding], *, full: bool) -> Iterato
         [
             *(("evidence", evidence_text(evidence)) for evidence in finding.evidence),
             ("where", listed(finding.where)),
+            ("line", f"{printable(report.file)}:{report.lines[finding.id]}" if finding.id in report.lines else ""),
             *(("explains", line) for line in _first(explained)),
             *(("also", line) for line in _first(also)),
             ("cause", f"usually: {cause}" if cause else ""),

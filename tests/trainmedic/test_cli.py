@@ -70,6 +70,7 @@ def test_a_sick_log_is_diagnosed(sick: Path) -> None:
     result = run("analyze", sick)
     assert result.exit_code == 1
     assert "TM101 non-finite  since step 30" in result.stdout
+    assert f"{sick}:32" in "".join(result.stdout.split())
 
 
 def test_the_overfitting_sample() -> None:
