@@ -36,16 +36,24 @@ def mapped(
     if jobs <= 1:
         yield from map(work, things)
         return
+    before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=_context(), initializer=_start, initargs=(work,))
     done = 0
     try:
-        for result in pool.map(_do, things, chunksize=max(1, len(things) // (jobs * SHARES))):
-            done += 1
-            yield result
+        size = max(1, len(things) // (jobs * SHARES))
+        portions = [pool.submit(_do, things[at : at + size]) for at in range(0, len(things), size)]
+        for portion in portions:
+            for result in portion.result():
+                done += 1
+                yield result
     except BrokenProcessPool:
         yield from map(lost, things[done:])
+    except BaseException:  # an error in the work, or whoever waits for the results has enough
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown()
 
 
 def _context() -> Any:
@@ -57,8 +65,8 @@ def _context() -> Any:
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who interrupts hears of it from the first process, once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears of it too, and ends the others
 
 
-def _do(thing: Any) -> Any:
-    return _work(thing)
+def _do(things: Sequence[Any]) -> list[Any]:
+    return [_work(thing) for thing in things]
