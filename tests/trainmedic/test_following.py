@@ -15,6 +15,12 @@ from tests.readers.test_tensorboard import write as write_events
 from trainmedic.errors import UsageError
 from trainmedic.following import Follower, News
 
+FOLLOW = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background of a shell
+from trainmedic.cli import main
+main()
+"""
 WRITER = """
 import sys, time
 with open(sys.argv[1], "w", buffering=1) as file:
@@ -95,7 +101,7 @@ def test_an_address_is_not_followed() -> None:
 
 
 def followed(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from trainmedic.cli import main; main()", "follow", *map(str, arguments)]
+    return [sys.executable, "-c", FOLLOW, "follow", *map(str, arguments)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
