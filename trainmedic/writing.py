@@ -97,11 +97,13 @@ class Writing:
 
         ``so_far`` gives a report without judging anything anew; its history may be the live one.
         """
+        if self._background.busy:
+            return
         now = time.monotonic()
-        if now - self._saved > max(self.EVERY, self._took / self.SHARE) and not self._background.busy:
+        if now - self._saved > max(self.EVERY, self._took / self.SHARE):
             self._do(partial(self._save, self.history.copy()))
             self._saved = now
-        if step >= self._next_pictures and now - self._drawn > self.EVERY and not self._background.busy:
+        if step >= self._next_pictures and now - self._drawn > self.EVERY:
             report = so_far()
             self._do(partial(self._draw, report.of(report.history.copy())))
             self._drawn, self._next_pictures = now, step * self.GROWTH
