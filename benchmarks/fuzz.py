@@ -22,6 +22,7 @@ import struct
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -206,6 +207,8 @@ def tried(seed: Seed, content: bytes, anew: bool, directory: Path, judged: bool)
         text = str(error)
         unforeseen = text.partition(": broken ")[2].partition(":")[0]
         wrong = "an error of several lines, or without its place" if "\n" in text or seed.name not in text else ""
+        if isinstance(error.__cause__, Warning):
+            wrong = f"a warning: {error.__cause__}"
         return wrong, f"refused (unforeseen: {type(error.__cause__).__name__})" if unforeseen else "refused"
     finite = {number for number in _numbers(histories) if number == number}
     if seed.numbers and not anew and not finite <= seed.numbers:
@@ -234,6 +237,7 @@ def main() -> int:
         raise Hang
 
     signal.signal(signal.SIGALRM, ring)
+    warnings.simplefilter("error", RuntimeWarning)  # what numpy says of a number would stand on the user's screen
     draw = random.Random(asked.seed)
     home = Path(tempfile.mkdtemp(prefix="fuzz-"))
     kept, work = home / "kept", home / "work"

@@ -324,7 +324,9 @@ def is_sound(content: bytes) -> bool:
 def _read(data: Bytes, at: Integers, element: str) -> NDArray[np.float64]:
     """The numbers that begin at ``at``, wherever in the data, exactly."""
     size = np.dtype(element).itemsize
-    return np.ascontiguousarray(data[at[:, None] + np.arange(size)]).view(element)[:, 0].astype(np.float64)
+    numbers = np.ascontiguousarray(data[at[:, None] + np.arange(size)]).view(element)[:, 0]
+    with np.errstate(invalid="ignore"):  # a NaN of the kind that signals stays a NaN
+        return numbers.astype(np.float64)
 
 
 def _integers(data: Bytes, at: Integers) -> Integers:

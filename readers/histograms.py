@@ -63,8 +63,9 @@ def of_buckets(rows: Array) -> tuple[float, float, float, float, float]:
     if not len(filled):
         return 0.0, 0.0, 0.0, 0.0, 0.0
     left, right, count = filled.T
-    middle = left / 2 + right / 2
-    whole = float(count.sum()), float(middle @ count), float(middle**2 @ count)
+    with np.errstate(all="ignore"):  # of any numbers at all
+        middle = left / 2 + right / 2
+        whole = float(count.sum()), float(middle @ count), float(middle**2 @ count)
     return *whole, float(left.min()), float(right.max())
 
 
@@ -90,10 +91,11 @@ def add_to(history: History, names: list[str], found: Histograms) -> list[str]:
 
 def _statistics(tag: str, rows: Histograms) -> Iterator[tuple[str, str, Array]]:
     """(statistic, layer, values) that histograms of one tag say; without a statistic it is a series of that name."""
-    mean = rows.total / rows.number
-    square = rows.squares / rows.number
-    variance = square - mean**2
-    spread = np.sqrt(np.where(variance < FAINTEST * square, np.nan, np.maximum(variance, 0)))
+    with np.errstate(all="ignore"):  # of any numbers at all
+        mean = rows.total / rows.number
+        square = rows.squares / rows.number
+        variance = square - mean**2
+        spread = np.sqrt(np.where(variance < FAINTEST * square, np.nan, np.maximum(variance, 0)))
     name = BEHIND.sub("", tag)
     for kind in (GRADIENT, ACTIVATION, WEIGHT):
         told = kind.fullmatch(name)
