@@ -47,7 +47,12 @@ def choose(
     by_name = {remedy.name: remedy for remedy in pharmacy()}
     choice = Choice([], [])
     doses = tried or {}
-    for name in sorted(finding.remedies, key=lambda name: doses.get(name, 0)):
+    measuring = run.rehearsal is not None and not run.advising  # what was measured in this run beats what is usual
+
+    def turn(name: str) -> tuple[int, bool]:
+        return doses.get(name, 0), not (measuring and name in by_name and by_name[name].measures)
+
+    for name in sorted(finding.remedies, key=turn):
         remedy = by_name.get(name)
         if remedy is None or name in ignore or finding.name not in remedy.treats:
             continue

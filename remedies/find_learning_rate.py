@@ -35,6 +35,7 @@ class FindLearningRate(Remedy):
     )
     safety: ClassVar[Safety] = Safety.SAFE
     scales_rates: ClassVar[bool] = True
+    measures: ClassVar[bool] = True
     steps: int = Field(80, ge=20, description="of the whole sweep")
     low: float = Field(1e-3, gt=0, lt=1, description="share of the present rate that it begins with")
     high: float = Field(1e4, gt=1, description="times the present rate that it ends with")

@@ -37,6 +37,10 @@ APART = 2
 """Batches set apart that are needed to judge on."""
 ATTEMPTS = 3
 """Steps that are compared with their replay, at most, before controlled trials are given up."""
+FEW = 10
+"""Losses whose median stands for a moment of the run."""
+NO_GAIN = 0.02
+"""Share of the loss by which it must have come down for the run to be worth something."""
 VALIDATION = ("overfitting",)
 """Illnesses that only validation shows."""
 ON_TRAINING, ON_VALIDATION = "training data set apart", "validation data"
@@ -201,13 +205,29 @@ class Controlled:
             last -= LATER
         return Plan((last // LATER, last), fit, judged, judged_on, look)
 
+    def failing(self, finding: Finding) -> bool:
+        """Whether the run is worth nothing as it is: an error, or no word of progress since its first steps."""
+        if finding.severity == "error":
+            return True
+        if "train/loss" not in self.run.history:
+            return False
+        losses = self.run.history.series("train/loss").values
+        losses = losses[np.isfinite(losses)]
+        if len(losses) < 2 * FEW:
+            return False
+        start, now = float(np.median(losses[:FEW])), float(np.median(losses[-FEW:]))
+        return now > start - NO_GAIN * abs(start)
+
+    def allows(self, remedy: Remedy, finding: Finding) -> bool:
+        """Whether the steps that a remedy takes to measure what it does fit into the budget."""
+        return not remedy.measures or self._allowed(finding)[1] >= float(getattr(remedy, "steps", 0))
+
     def _allowed(self, finding: Finding) -> tuple[int, float]:
         """The length of the run as far as it is known, and the steps that a trial may cost now."""
         done = self.run.step + 1
         known = self.run.history.facts.get("total_steps")
         total = max(known, done) if isinstance(known, int) else done
-        failing = finding.severity == "error"
-        share = self.settings.trial_budget_failing if failing else self.settings.trial_budget
+        share = self.settings.trial_budget_failing if self.failing(finding) else self.settings.trial_budget
         allowed = share * total - self.spent
         return total, min(allowed, total - done) if isinstance(known, int) else allowed
 

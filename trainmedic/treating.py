@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainmedic.controlled import Controlled, Plan, Result
+from trainmedic.controlled import FEW, NO_GAIN, Controlled, Plan, Result
 from trainmedic.diagnose import Finding
 from trainmedic.history import History
 from trainmedic.remedies._state import State
@@ -30,10 +30,6 @@ from trainmedic.settings import Settings
 HEALTHY_FILE = "healthy.pt"
 LEAST_WINDOW = 20
 """Steps that a change is watched for, at least."""
-FEW = 10
-"""Losses whose median stands for a moment of the run."""
-NO_GAIN = 0.02
-"""Share of the loss by which it must have come down since the healthy state, for there to be something to lose."""
 SETTLED = 10
 """Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
@@ -266,12 +262,16 @@ class Treating:
         steps, losses = self.run.history.series("train/loss")
         return float(losses[-1]) if len(steps) and steps[-1] == step else None
 
-    def _measured(self, candidates: Sequence[tuple[Remedy, Change]]) -> list[tuple[Remedy, Change]]:
+    def _measured(self, finding: Finding, candidates: Sequence[tuple[Remedy, Change]]) -> list[tuple[Remedy, Change]]:
         """The candidates, with what has to be measured first; without those that it speaks against."""
         kept = []
         for remedy, change in candidates:
             try:
+                if not self.controlled.allows(remedy, finding):
+                    raise Refused("it takes more steps to measure than the budget for trials allows")
+                before = self.controlled.rehearsal.spent
                 measured = remedy.measure(change, self.run)
+                self.controlled.spent += self.controlled.rehearsal.spent - before
             except Exception as error:
                 self.refused[remedy.name] = _reason(error)
                 continue
@@ -286,7 +286,7 @@ class Treating:
         finding, start = pending.finding, self.run.step + 1
         began = time.perf_counter()
         try:
-            candidates = self._measured(plan.candidates)
+            candidates = self._measured(finding, plan.candidates)
             if len(candidates) < len(plan.candidates):
                 self._note_tried(finding, plan.candidates)
             if not candidates:
@@ -351,7 +351,7 @@ class Treating:
 
     def _lost_all(self, finding: Finding, result: Result, look: int) -> None:
         """No arm has won. What did no harm to a run that is failing may only have been too short to show."""
-        failing = finding.severity == "error"
+        failing = self.controlled.failing(finding)
         over = [pair for pair, told in result.compared if not failing or not told.effect > -LEAST_EFFECT]
         self._note_tried(finding, over)
         if failing:
@@ -367,7 +367,7 @@ class Treating:
     def _try_in_sequence(self, pending: Pending, uncontrolled: str) -> None:
         """Apply the first candidate, and watch; one that is refused gives way to the next."""
         for remedy, change in pending.candidates:
-            measured = self._measured([(remedy, change)])
+            measured = self._measured(pending.finding, [(remedy, change)])
             if measured and self._apply(pending.finding, *measured[0], uncontrolled):
                 return
 
