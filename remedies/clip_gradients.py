@@ -44,6 +44,7 @@ class ClipGradients(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("exploding-gradient", "loss-spike", "divergence")
     safety: ClassVar[Safety] = Safety.SAFE
+    unless_worse: ClassVar[str] = "the steps that it is against are rare, and need not lie in the time watched"
     kind: Kind | None = Field(None, description="the way of clipping; chosen by what was measured unless given")
     percentile: float = Field(90, gt=0, le=100, description="of the norms before the onset, which gives the limit")
     window: int = Field(200, ge=1, description="so many of the last norms before the onset are looked at")

@@ -130,15 +130,17 @@ class SequentialTrial(Trial):
 
     The change is kept if the median training loss in the second half of the window lies below where the time before
     was heading, by more than three standard errors of that comparison and ``LEAST`` of its value, and has come down
-    ``FASTER`` times as far as it was heading. A run that was spoilt has no time before: then the loss must stay finite
-    and fall within the window. Where nothing has come down at the end of the window the change is undone; what is not
-    decided then is watched for up to ``PATIENCE`` windows.
+    ``FASTER`` times as far as it was heading, or by ``MUCH`` of its value more. A run that was spoilt has no time
+    before: then the loss must stay finite and either fall within the window, or have kept ``RECOVERED`` of what the
+    state had learnt that it was put back to. Where nothing has come down at the end of the window the change is undone;
+    what is not decided then is watched for up to ``PATIENCE`` windows.
 
     Args:
         start: first step taken with the change.
         window: steps to watch.
         since: first step of the time before that may be compared with.
         spoilt: whether the run was not worth comparing with: its loss was no longer finite, or had left its range.
+        learnt: training loss at the start of the run, and at the state that a spoilt one was put back to.
         unless_worse: why the change stays unless a higher loss follows; empty where a lower one has to follow.
 
     """
@@ -147,13 +149,22 @@ class SequentialTrial(Trial):
     PATIENCE = 3
     LEAST = 0.005  # of the loss before
     FASTER = 2.0  # than the trend
+    MUCH = 0.02  # of the loss before
+    RECOVERED = 0.75  # of what was learnt
     FEW = 8  # values below which a window says nothing
 
     def __init__(
-        self, *, start: int, window: int, since: int = 0, spoilt: bool = False, unless_worse: str = ""
+        self,
+        *,
+        start: int,
+        window: int,
+        since: int = 0,
+        spoilt: bool = False,
+        learnt: tuple[float, float] | None = None,
+        unless_worse: str = "",
     ) -> None:
         self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
-        self.unless_worse = unless_worse
+        self.learnt, self.unless_worse = learnt, unless_worse
 
     def verdict(self, history: History, step: int) -> Verdict | None:
         """See :class:`Trial`."""
@@ -187,18 +198,28 @@ class SequentialTrial(Trial):
         numbers = (_loss("median loss at first", control),), (_loss("median loss at last", treated),)
         if treated < control - self._margin(early, late):
             return Verdict(True, "the run was spoilt; since the change its loss is finite and falls", *numbers)
+        if self.learnt is not None:
+            start, level = self.learnt
+            if start - level > self.MUCH * abs(start) and treated < start - self.RECOVERED * (start - level):
+                numbers = (_loss("loss of the state put back", level),), numbers[1]
+                return Verdict(True, "the run was spoilt; since the change it goes on from where it was well", *numbers)
         hopeless = treated > control - _error(late)
         return Verdict(False, "the loss did not fall after the change", *numbers) if last or hopeless else None
 
     def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
         late = after[len(after) // 2 :]
         control, treated = float(np.median(before)), float(np.median(late))
-        expected, error = _trend(before, at=len(before) + len(after) * 3 / 4)
+        ahead = len(after) * 3 / 4
+        if len(before) < self.window:  # a young run: its first steps lead nowhere near that far
+            ahead = min(ahead, float(len(before)))
+        expected, error = _trend(before, at=len(before) + ahead)
         expected = min(control, expected)
         numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
         noise = 3 * float(np.hypot(error, _error(late)))
         promised, come = control - expected, control - treated
-        if come > promised + max(noise, self.LEAST * abs(control)) and come > self.FASTER * promised:
+        more = come - promised
+        clear = come > self.FASTER * promised or more > self.MUCH * abs(control)
+        if more > max(noise, self.LEAST * abs(control)) and clear:
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
         if treated > control + self._margin(before, late):
             return Verdict(False, "followed by a higher loss", *numbers)
@@ -214,23 +235,45 @@ class SequentialTrial(Trial):
 def _trend(values: Array, at: float) -> tuple[float, float]:
     """Where ``values`` lead at position ``at``, and the standard error of that.
 
-    A straight line is drawn over the steps, or over their logarithm where that fits better: a fall that flattens out
-    leads less far than its first steps promise.
+    A line through medians (Theil and Sen: what single spikes or the first few steps do does not matter) is drawn over
+    the steps, or over their logarithm where that fits better: a fall that flattens out leads less far than its first
+    steps promise.
     """
     steps = np.arange(1.0, len(values) + 1)
     lines = [_line(axis(steps), values, float(axis(np.float64(at + 1)))) for axis in (np.asarray, np.log)]
     _, expected, error = min(lines)
-    return expected, error
+    end = _flattens(values)
+    return (expected, error) if expected >= end else (end, _error(values[-len(values) // 3 :]))
+
+
+SLOWED = 0.25
+"""Share of a fall from third to third that the next one has, at most, for the fall to be flattening out."""
+
+
+def _flattens(values: Array) -> float:
+    """Where a fall that gets slower by the same share from third to third ends; minus infinity where it does not."""
+    first, second, third = (float(np.median(part)) for part in np.array_split(values, 3))
+    before, now = first - second, second - third
+    if before <= 0 or now > before * SLOWED:
+        return -np.inf
+    if now <= 0:
+        return third
+    share = now / before
+    return third - now * share / (1 - share)
 
 
 def _line(x: Array, values: Array, at: float) -> tuple[float, float, float]:
-    """A straight line through (x, values): its residual spread, its height at ``at``, and the error of that."""
-    away, x = at - float(x.mean()), x - x.mean()
-    spread = float(np.sum(x * x))
-    slope = float(np.sum(x * values)) / spread
-    residuals = values - values.mean() - slope * x
-    noise = float(np.sqrt(np.sum(residuals**2) / max(len(values) - 2, 1)))
-    return noise, float(values.mean()) + slope * away, noise * (1 / len(values) + away * away / spread) ** 0.5
+    """A robust line through (x, values): its residual spread, its height at ``at``, and the error of that."""
+    from scipy import stats
+
+    slope = float(stats.theilslopes(values, x).slope)
+    height = float(np.median(values - slope * x))
+    residuals = values - height - slope * x
+    noise = 1.4826 * float(np.median(np.abs(residuals)))
+    near = residuals[np.abs(residuals) <= 3 * noise]
+    noise = float(np.sqrt(np.sum(near**2) / max(len(near) - 2, 1)))
+    away, spread = at - float(x.mean()), float(np.sum((x - x.mean()) ** 2))
+    return noise, height + slope * at, noise * (1 / len(values) + away * away / spread) ** 0.5
 
 
 def _error(values: Array) -> float:

@@ -25,6 +25,8 @@ from trainmedic.settings import Settings
 
 Candidate = tuple[Remedy, Change]
 
+FREE = 100
+"""Steps that may be spent in any run, however short: so that the rate of a short run can be measured, too."""
 FLOOR = 30
 """Steps of the first horizon, at least, whatever the budget: before that a run has not answered to a change."""
 LATER = 3
@@ -228,7 +230,7 @@ class Controlled:
         known = self.run.history.facts.get("total_steps")
         total = max(known, done) if isinstance(known, int) else done
         share = self.settings.trial_budget_failing if self.failing(finding) else self.settings.trial_budget
-        allowed = share * total - self.spent
+        allowed = max(share * total, FREE) - self.spent
         return total, min(allowed, total - done) if isinstance(known, int) else allowed
 
     def _cost(self, arms: int, last: int) -> float:

@@ -50,7 +50,10 @@ class Settings(BaseModel):
     kept_batches_mb: float = Field(64.0, ge=0, description="size that the kept batches may have together, in MB")
     cooldown: int = Field(50, ge=0, description="steps without a new treatment after one was decided")
     trial_budget: float = Field(
-        0.05, ge=0, le=1, description="share of the run's steps that controlled trials may take, for a warning"
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the run's steps that controlled trials may take, for a warning; 100 at least",
     )
     trial_budget_failing: float = Field(0.5, ge=0, description="the same for an error: such a run is worth little")
     trial_steps: int = Field(60, ge=10, description="steps that a treatment is watched for before it is kept or undone")

@@ -402,11 +402,13 @@ class Treating:
             self._tell(treatment.model_copy(update=done))
             return True
         self._save_healthy()
+        back = base is not now
         trial = SequentialTrial(
             start=start,
             window=self._window(),
             since=self.since_before,
-            spoilt=base is not now or self._spoilt(finding, now),
+            spoilt=back or self._spoilt(finding, now),
+            learnt=self._learnt(base) if back else None,
             unless_worse=remedy.unless_worse,
         )
         self._on_trial = OnTrial(treatment, undo, base, trial, finding)
@@ -453,15 +455,22 @@ class Treating:
 
     def _no_better(self, healthy: State) -> bool:
         """Whether the training loss has not come down since the healthy state."""
+        then, now = self._loss_at(healthy.step), self._loss_at(self.run.step)
+        return then is not None and now is not None and not now < then - NO_GAIN * abs(then)
+
+    def _loss_at(self, step: int) -> float | None:
+        """The training loss around a step, as a median of few."""
         if "train/loss" not in self.run.history:
-            return False
+            return None
         steps, losses = self.run.history.series("train/loss")
-        then = losses[(steps >= healthy.step - FEW // 2) & (steps <= healthy.step + FEW // 2) & np.isfinite(losses)]
-        now = losses[-FEW:]
-        if not len(then) or not len(now):
-            return False
-        start = float(np.median(then))
-        return not float(np.median(now)) < start - NO_GAIN * abs(start)
+        first = max(0, min(int(np.searchsorted(steps, step)) - FEW // 2, len(losses) - FEW))
+        near = losses[first : first + FEW]
+        return float(np.median(near)) if len(near) else None
+
+    def _learnt(self, base: State) -> tuple[float, float] | None:
+        """The loss that the run began with, and the one of a state that it is put back to."""
+        start, level = self._loss_at(0), self._loss_at(base.step)
+        return None if start is None or level is None or start != start else (start, level)
 
     def _spoilt(self, finding: Finding, now: State) -> bool:
         """Whether the present state is worth nothing: weights or loss not finite, or the loss far above its start."""
