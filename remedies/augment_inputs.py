@@ -29,6 +29,7 @@ class AugmentInputs(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("overfitting", "class-imbalance")
     safety: ClassVar[Safety] = Safety.UNSAFE
+    changes_loss: ClassVar[bool] = True
     replayed: ClassVar[bool] = True
     shift: float = Field(0.125, gt=0, le=0.5, description="share of an image's side that it moves by at most")
     noise: float = Field(0.1, gt=0, description="deviation of the noise, in deviations of the feature")

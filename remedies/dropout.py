@@ -28,6 +28,7 @@ class Dropout(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("overfitting",)
     safety: ClassVar[Safety] = Safety.UNSAFE
+    changes_loss: ClassVar[bool] = True
     replayed: ClassVar[bool] = True
     share: float = Field(0.5, gt=0, lt=1, description="share of hidden units that are dropped")
     attention: float = Field(0.2, gt=0, lt=1, description="the same in a model with attention")

@@ -24,6 +24,7 @@ class L1(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("overfitting",)
     safety: ClassVar[Safety] = Safety.UNSAFE
+    changes_loss: ClassVar[bool] = True
     share: float = Field(0.1, gt=0, lt=1, description="of the mean |gradient| of the newest measurements")
     strength: float = Field(1e-4, gt=0, description="where gradients were not measured")
 

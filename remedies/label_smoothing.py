@@ -25,6 +25,7 @@ class LabelSmoothing(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("overfitting",)
     safety: ClassVar[Safety] = Safety.UNSAFE
+    changes_loss: ClassVar[bool] = True
     smoothing: float = Field(0.1, gt=0, lt=1, description="share of each label that is spread over all classes")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:

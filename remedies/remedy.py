@@ -41,6 +41,9 @@ class Remedy(BaseModel):
     safety: ClassVar[Safety]
     ends_the_run: ClassVar[bool] = False  # such an act waits until the user asks whether to stop
     unless_worse: ClassVar[str] = ""  # why it stays unless a higher loss follows: what it does shows late, or elsewhere
+    changes_loss: ClassVar[bool] = (
+        False  # with it the training loss is another quantity: what it was before says nothing
+    )
     measures: ClassVar[bool] = False  # it takes steps on kept batches before it can say what to change
     rehearsed: ClassVar[bool] = True  # kept batches can show what it does; they do not hold those that break a run
     replayed: ClassVar[bool] = False  # part of the model or the optimizer: a fresh one needs it to load a checkpoint

@@ -29,6 +29,8 @@ class ReweightClasses(Remedy):
 
     treats: ClassVar[tuple[str, ...]] = ("class-imbalance",)
     safety: ClassVar[Safety] = Safety.UNSAFE
+    changes_loss: ClassVar[bool] = True
+    rehearsed: ClassVar[bool] = False
     most: float = Field(100.0, gt=1, description="largest weight over the smallest")
     uneven: float = Field(2.0, gt=1, description="largest share over the smallest, below which nothing is done")
 

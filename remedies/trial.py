@@ -26,6 +26,7 @@ class Verdict(NamedTuple):
     reason: str
     control: tuple[Evidence, ...] = ()
     treated: tuple[Evidence, ...] = ()
+    worse: bool = True  # where it is not kept: whether what was learnt with it is worse than what was there before
 
 
 LEAST_EFFECT = 0.05
@@ -226,7 +227,8 @@ class SequentialTrial(Trial):
         if self.unless_worse:
             return Verdict(True, f"followed by no higher loss; {self.unless_worse}", *numbers)
         hopeless = come < float(np.hypot(_error(before), _error(late)))
-        return Verdict(False, "followed by no difference beyond noise", *numbers) if last or hopeless else None
+        told = "followed by no difference beyond noise"
+        return Verdict(False, told, *numbers, worse=treated > control) if last or hopeless else None
 
     def _margin(self, before: Array, after: Array) -> float:
         return max(3 * float(np.hypot(_error(before), _error(after))), self.LEAST * abs(float(np.median(before))))

@@ -20,7 +20,7 @@ from trainmedic.controlled import FEW, NO_GAIN, Controlled, Plan, Result
 from trainmedic.diagnose import Finding
 from trainmedic.history import History
 from trainmedic.remedies._state import State
-from trainmedic.remedies.change import Change, Rival, Treatment
+from trainmedic.remedies.change import Change, Rival, Safety, Treatment
 from trainmedic.remedies.choose import Choice, Fix, choose
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
@@ -43,6 +43,8 @@ class OnTrial:
     base: State
     trial: Trial
     finding: Finding
+    back: bool
+    """Whether the state that it began from is put back when it is undone, even if nothing got worse."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,10 @@ class Treating:
             on_trial, verdict = self._undo_next
             self._undo_next = None
             on_trial.undo()
-            on_trial.base.restore(self.run, clocks=False)
+            if verdict.worse or on_trial.back:
+                on_trial.base.restore(self.run, clocks=False)
+            else:  # weights moved by the run's own optimizer, which are no worse: the steps are not thrown away
+                verdict = verdict._replace(reason=f"{verdict.reason}; what was learnt meanwhile stays")
             self._finish(on_trial, verdict, self.run.step)
             self._next_candidate(on_trial.finding)
         if self.controlled.watching:
@@ -367,6 +372,8 @@ class Treating:
     def _try_in_sequence(self, pending: Pending, uncontrolled: str) -> None:
         """Apply the first candidate, and watch; one that is refused gives way to the next."""
         for remedy, change in pending.candidates:
+            if not self._time_left(pending.finding, remedy):
+                continue
             measured = self._measured(pending.finding, [(remedy, change)])
             if measured and self._apply(pending.finding, *measured[0], uncontrolled):
                 return
@@ -407,17 +414,25 @@ class Treating:
             start=start,
             window=self._window(),
             since=self.since_before,
-            spoilt=back or self._spoilt(finding, now),
+            spoilt=back or remedy.changes_loss or self._spoilt(finding, now),
             learnt=self._learnt(base) if back else None,
             unless_worse=remedy.unless_worse,
         )
-        self._on_trial = OnTrial(treatment, undo, base, trial, finding)
+        unsafe = remedy.safety is not Safety.SAFE
+        self._on_trial = OnTrial(treatment, undo, base, trial, finding, back=back or unsafe)
         return True
 
     def _window(self) -> int:
-        """Steps to watch: a sixteenth of a short run, so that there is a run left for what comes after."""
+        """Steps to watch: a tenth of a short run, so that there is a run left for what comes after."""
         total = self.run.history.facts.get("total_steps")
-        return max(LEAST_WINDOW, min(self.settings.trial_steps, total // 8)) if total else self.settings.trial_steps
+        return max(LEAST_WINDOW, min(self.settings.trial_steps, total // 10)) if total else self.settings.trial_steps
+
+    def _time_left(self, finding: Finding, remedy: Remedy) -> bool:
+        """Whether the run lasts long enough to see what comes of a change: nothing is left unjudged at its end."""
+        total = self.run.history.facts.get("total_steps")
+        if not total or remedy.ends_the_run or remedy.unless_worse or self.run.step + 1 + self._window() <= total:
+            return True
+        return self._spoilt(finding, State.capture(self.run))  # then there is nothing to lose
 
     def _cooldown(self) -> int:
         total = self.run.history.facts.get("total_steps")
