@@ -130,8 +130,8 @@ class SequentialTrial(Trial):
     """Applied, watched for a window of steps, and compared with the time before; such an outcome is "followed by".
 
     The change is kept if the median training loss in the second half of the window lies below where the time before
-    was heading, by more than three standard errors of that comparison and ``LEAST`` of its value, and has come down
-    ``FASTER`` times as far as it was heading, or by ``MUCH`` of its value more. A run that was spoilt has no time
+    was heading, by more than three standard errors of that comparison and ``LEAST_EFFECT`` of its value; by
+    ``LEAST_FAILING`` in a run that had come down by nothing before. A run that was spoilt has no time
     before: then the loss must stay finite and either fall within the window, or have kept ``RECOVERED`` of what the
     state had learnt that it was put back to. Where nothing has come down at the end of the window the change is undone;
     what is not decided then is watched for up to ``PATIENCE`` windows.
@@ -141,6 +141,7 @@ class SequentialTrial(Trial):
         window: steps to watch.
         since: first step of the time before that may be compared with.
         spoilt: whether the run was not worth comparing with: its loss was no longer finite, or had left its range.
+        failing: whether the run was getting nowhere.
         learnt: training loss at the start of the run, and at the state that a spoilt one was put back to.
         unless_worse: why the change stays unless a higher loss follows; empty where a lower one has to follow.
 
@@ -148,9 +149,7 @@ class SequentialTrial(Trial):
 
     kind = "sequential"
     PATIENCE = 3
-    LEAST = 0.005  # of the loss before
-    FASTER = 2.0  # than the trend
-    MUCH = 0.02  # of the loss before
+    LEAST_FAILING = 0.005
     RECOVERED = 0.75  # of what was learnt
     FEW = 8  # values below which a window says nothing
 
@@ -161,11 +160,13 @@ class SequentialTrial(Trial):
         window: int,
         since: int = 0,
         spoilt: bool = False,
+        failing: bool = False,
         learnt: tuple[float, float] | None = None,
         unless_worse: str = "",
     ) -> None:
         self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
         self.learnt, self.unless_worse = learnt, unless_worse
+        self.least = self.LEAST_FAILING if failing else LEAST_EFFECT
 
     def verdict(self, history: History, step: int) -> Verdict | None:
         """See :class:`Trial`."""
@@ -201,7 +202,7 @@ class SequentialTrial(Trial):
             return Verdict(True, "the run was spoilt; since the change its loss is finite and falls", *numbers)
         if self.learnt is not None:
             start, level = self.learnt
-            if start - level > self.MUCH * abs(start) and treated < start - self.RECOVERED * (start - level):
+            if start - level > LEAST_EFFECT * abs(start) and treated < start - self.RECOVERED * (start - level):
                 numbers = (_loss("loss of the state put back", level),), numbers[1]
                 return Verdict(True, "the run was spoilt; since the change it goes on from where it was well", *numbers)
         hopeless = treated > control - _error(late)
@@ -210,17 +211,12 @@ class SequentialTrial(Trial):
     def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
         late = after[len(after) // 2 :]
         control, treated = float(np.median(before)), float(np.median(late))
-        ahead = len(after) * 3 / 4
-        if len(before) < self.window:  # a young run: its first steps lead nowhere near that far
-            ahead = min(ahead, float(len(before)))
-        expected, error = _trend(before, at=len(before) + ahead)
+        expected, error = self._heading(before, len(after) * 3 / 4)
         expected = min(control, expected)
         numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
         noise = 3 * float(np.hypot(error, _error(late)))
         promised, come = control - expected, control - treated
-        more = come - promised
-        clear = come > self.FASTER * promised or more > self.MUCH * abs(control)
-        if more > max(noise, self.LEAST * abs(control)) and clear:
+        if come - promised > max(noise, self.least * abs(control)):
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
         if treated > control + self._margin(before, late):
             return Verdict(False, "followed by a higher loss", *numbers)
@@ -230,22 +226,22 @@ class SequentialTrial(Trial):
         told = "followed by no difference beyond noise"
         return Verdict(False, told, *numbers, worse=treated > control) if last or hopeless else None
 
+    def _heading(self, before: Array, ahead: float) -> tuple[float, float]:
+        """Where the time before leads to so many steps ahead, and the standard error of that.
+
+        By a straight line, which asks more of a change than the usual course does, as losses flatten out. A run younger
+        than the window has had its first fall only, which leads nowhere near that far: there a line goes as far ahead
+        as it is long, and not beyond where the fall flattens out.
+        """
+        count = len(before)
+        young = count < self.window
+        ahead = min(ahead, float(count)) if young else ahead
+        expected, error = _line(np.arange(1.0, count + 1), before, count + ahead + 1)
+        end = _flattens(before) if young else -np.inf
+        return (expected, error) if expected >= end else (end, _error(before[-count // 3 :]))
+
     def _margin(self, before: Array, after: Array) -> float:
-        return max(3 * float(np.hypot(_error(before), _error(after))), self.LEAST * abs(float(np.median(before))))
-
-
-def _trend(values: Array, at: float) -> tuple[float, float]:
-    """Where ``values`` lead at position ``at``, and the standard error of that.
-
-    A line through medians (Theil and Sen: what single spikes or the first few steps do does not matter) is drawn over
-    the steps, or over their logarithm where that fits better: a fall that flattens out leads less far than its first
-    steps promise.
-    """
-    steps = np.arange(1.0, len(values) + 1)
-    lines = [_line(axis(steps), values, float(axis(np.float64(at + 1)))) for axis in (np.asarray, np.log)]
-    _, expected, error = min(lines)
-    end = _flattens(values)
-    return (expected, error) if expected >= end else (end, _error(values[-len(values) // 3 :]))
+        return max(3 * float(np.hypot(_error(before), _error(after))), self.least * abs(float(np.median(before))))
 
 
 SLOWED = 0.25
@@ -264,8 +260,8 @@ def _flattens(values: Array) -> float:
     return third - now * share / (1 - share)
 
 
-def _line(x: Array, values: Array, at: float) -> tuple[float, float, float]:
-    """A robust line through (x, values): its residual spread, its height at ``at``, and the error of that."""
+def _line(x: Array, values: Array, at: float) -> tuple[float, float]:
+    """The height at ``at`` of a line through medians (Theil and Sen) of (x, values), and the standard error of that."""
     from scipy import stats
 
     slope = float(stats.theilslopes(values, x).slope)
@@ -275,7 +271,7 @@ def _line(x: Array, values: Array, at: float) -> tuple[float, float, float]:
     near = residuals[np.abs(residuals) <= 3 * noise]
     noise = float(np.sqrt(np.sum(near**2) / max(len(near) - 2, 1)))
     away, spread = at - float(x.mean()), float(np.sum((x - x.mean()) ** 2))
-    return noise, height + slope * at, noise * (1 / len(values) + away * away / spread) ** 0.5
+    return height + slope * at, noise * (1 / len(values) + away * away / spread) ** 0.5
 
 
 def _error(values: Array) -> float:

@@ -409,17 +409,18 @@ class Treating:
             self._tell(treatment.model_copy(update=done))
             return True
         self._save_healthy()
-        back = base is not now
+        spoilt = self._spoilt(finding, now)
         trial = SequentialTrial(
             start=start,
             window=self._window(),
             since=self.since_before,
-            spoilt=back or remedy.changes_loss or self._spoilt(finding, now),
-            learnt=self._learnt(base) if back else None,
+            spoilt=spoilt or remedy.changes_loss,
+            failing=self.controlled.failing(finding),
+            learnt=self._learnt(base) if spoilt and base is not now else None,
             unless_worse=remedy.unless_worse,
         )
         unsafe = remedy.safety is not Safety.SAFE
-        self._on_trial = OnTrial(treatment, undo, base, trial, finding, back=back or unsafe)
+        self._on_trial = OnTrial(treatment, undo, base, trial, finding, back=spoilt or unsafe)
         return True
 
     def _window(self) -> int:
@@ -466,7 +467,8 @@ class Treating:
         healthy = self.run.healthy
         if healthy is None or not healthy.fits(self.run) or healthy.step > finding.step or not healthy.finite():
             return now
-        return healthy if self._spoilt(finding, now) or self._no_better(healthy) else now
+        nothing_to_lose = self.controlled.failing(finding) and self._no_better(healthy)
+        return healthy if self._spoilt(finding, now) or nothing_to_lose else now
 
     def _no_better(self, healthy: State) -> bool:
         """Whether the training loss has not come down since the healthy state."""
