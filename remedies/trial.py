@@ -205,6 +205,8 @@ class SequentialTrial(Trial):
             if start - level > LEAST_EFFECT * abs(start) and treated < start - self.RECOVERED * (start - level):
                 numbers = (_loss("loss of the state put back", level),), numbers[1]
                 return Verdict(True, "the run was spoilt; since the change it goes on from where it was well", *numbers)
+        if self.unless_worse and treated < control + self._margin(early, late):
+            return Verdict(True, f"followed by no climbing loss; {self.unless_worse}", *numbers)
         hopeless = treated > control - _error(late)
         return Verdict(False, "the loss did not fall after the change", *numbers) if last or hopeless else None
 

@@ -30,6 +30,8 @@ from trainmedic.settings import Settings
 HEALTHY_FILE = "healthy.pt"
 LEAST_WINDOW = 20
 """Steps that a change is watched for, at least."""
+IN_VAIN = 2
+"""Changes that are tried without a control, and undone, in a run that is getting somewhere."""
 SETTLED = 10
 """Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
@@ -141,7 +143,7 @@ class Treating:
         self._give_up([finding for finding in ill if self._tried.get(finding.name) and finding.severity == "error"])
 
     def _choose(self, finding: Finding) -> Choice:
-        tried = self._tried.get(finding.name)
+        tried = self._tried.get(finding.name, Counter())
         if (
             self.run.healthy is not None
             and self._candidate is not None
@@ -372,7 +374,7 @@ class Treating:
     def _try_in_sequence(self, pending: Pending, uncontrolled: str) -> None:
         """Apply the first candidate, and watch; one that is refused gives way to the next."""
         for remedy, change in pending.candidates:
-            if not self._time_left(pending.finding, remedy):
+            if not self._time_left(pending.finding, remedy) or self._reckless(pending.finding, remedy):
                 continue
             measured = self._measured(pending.finding, [(remedy, change)])
             if measured and self._apply(pending.finding, *measured[0], uncontrolled):
@@ -427,6 +429,18 @@ class Treating:
         """Steps to watch: a tenth of a short run, so that there is a run left for what comes after."""
         total = self.run.history.facts.get("total_steps")
         return max(LEAST_WINDOW, min(self.settings.trial_steps, total // 10)) if total else self.settings.trial_steps
+
+    def _reckless(self, finding: Finding, remedy: Remedy) -> bool:
+        """Whether trying without a control risks more than it can win, in a run that is getting somewhere.
+
+        So do unsafe acts, and, where several were undone, any act: each one costs the steps that it was watched for.
+        """
+        if self.controlled.failing(finding) or remedy.ends_the_run or remedy.unless_worse:
+            return False
+        if remedy.safety is not Safety.SAFE:
+            self.refused[remedy.name] = "the run is getting somewhere: an unsafe act would need a control"
+            return True
+        return sum(t.outcome == "undone" and t.trial == "sequential" for t in self.treatments) >= IN_VAIN
 
     def _time_left(self, finding: Finding, remedy: Remedy) -> bool:
         """Whether the run lasts long enough to see what comes of a change: nothing is left unjudged at its end."""

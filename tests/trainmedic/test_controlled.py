@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import trainmedic
 import trainmedic.medic
+from tests.patients.patient import clinic
 from tests.remedies.patients import OPTIMIZERS
 from trainmedic.diagnose import Finding, Severity
 from trainmedic.medic import Medic
@@ -313,6 +314,15 @@ def test_the_record_holds_nothing_of_a_trial() -> None:
     history = loop.medic.report().history
     assert len(history.series("train/loss").steps) == 60
     assert len(history.series("gradient/norm").steps) == 59  # the last one is on its way
+
+
+@pytest.mark.parametrize("name", ["tuned-early-converged", "tuned-lbfgs", "apart-uncentred-targets"])
+def test_healthy_trainings_are_left_alone(name: str) -> None:
+    patient = clinic()[name]
+    treated, bare = patient.run(fix="unsafe"), patient.run(watched=False)
+    assert treated.report.treatments == ()
+    assert treated.report.cost["trial_steps"] == 0
+    assert treated.score == bare.score
 
 
 # -- when it cannot be made ------------------------------------------------------------------------------------------
