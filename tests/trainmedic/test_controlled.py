@@ -360,8 +360,16 @@ def test_the_report_says_why_there_is_no_control(watch: dict[str, Any], told: st
 @pytest.mark.usefixtures("no_other")
 def test_a_warning_is_given_less_than_an_error() -> None:
     loop = Loop(total_steps=2_000)
-    loop.run(60, Harm(), finding=MILD)
+    loop.run(60, LowerLearningRate(), finding=MILD)
     assert "100 are allowed" in (loop.treatments or loop.medic._treating.record())[0].uncontrolled
+
+
+@pytest.mark.usefixtures("no_other")
+def test_an_unsafe_act_needs_a_control_in_a_run_that_is_getting_somewhere() -> None:
+    loop = Loop(total_steps=2_000)
+    loop.run(60, Harm(), finding=MILD)
+    assert loop.treatments == ()
+    assert "would need a control" in dict(loop.medic.report().refused)["harm"]
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
