@@ -171,6 +171,8 @@ def _finding(report: Report, finding: Finding, *, opened: bool, advise: bool) ->
         lines += ["", table(("measured", "value", "limit"), rows, align="lrr")]
     if finding.where:
         lines += ["", f"**Where:** {_where(finding.where, 8)}"]
+    if finding.id in report.lines:
+        lines += ["", f"**In the log:** {span(f'{report.file}:{report.lines[finding.id]}')}"]
     if finding.advice:
         lines += ["", _advised_text(finding.advice) if advise else "**What to do:** as above"]
     if finding.remedies and advise:

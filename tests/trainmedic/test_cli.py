@@ -125,6 +125,7 @@ def test_output_goes_to_a_file(sick: Path, tmp_path: Path) -> None:
     for name, begin in (("out.html", "<!doctype html>"), ("out.sarif", "{"), ("out.md", "### trainmedic")):
         run("analyze", sick, "-o", tmp_path / name)
         assert (tmp_path / name).read_text(encoding="utf-8").lower().startswith(begin)
+    assert f"**In the log:** `{sick}:32`" in (tmp_path / "out.md").read_text(encoding="utf-8")
     text = error_of(run("analyze", sick, "-o", tmp_path / "none" / "out.json"))
     assert text.endswith("out.json': No such file or directory")
 
