@@ -68,7 +68,8 @@ def _chance(history: History, start: float) -> float:
     A loss that starts far above it may be logged as a sum.
     """
     classes, loss = history.facts.get("classes"), history.facts.get("loss")
-    entropy = loss in ("CrossEntropyLoss", "NLLLoss") and history.facts.get("reduction") == "mean"
+    entropy = loss in ("CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss")
+    entropy = entropy and history.facts.get("reduction") == "mean"
     if not entropy or not isinstance(classes, int) or classes < 2:
         return float("nan")
     chance = math.log(classes)
@@ -85,13 +86,18 @@ def chance_level(history: History, until: float = math.inf) -> float | None:
     loss, classes = history.facts.get("loss"), history.facts.get("classes")
     if history.facts.get("reduction", "mean") != "mean":
         return None
-    if loss == "CrossEntropyLoss" and isinstance(classes, int) and classes > 1:
+    if (
+        loss in ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss")
+        and isinstance(classes, int)
+        and classes > 1
+    ):
         shares = label_shares(history, until)
         return math.log(classes) if shares is None else float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
-    if loss in ("BCELoss", "BCEWithLogitsLoss") and _measured(history, "target/binary", until) == 1:
+    binary = ("BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+    if loss in binary and _measured(history, "target/binary", until) == 1:
         share = min(max(_measured(history, "target/mean", until), 0.0), 1.0)
         return float(-sum(p * math.log(max(p, 1e-12)) for p in (share, 1 - share)))
-    if loss == "MSELoss":
+    if loss in ("MSELoss", "mse_loss"):
         spread = _measured(history, "target/std", until)
         return spread**2 if 0 < spread < math.inf else None
     return None

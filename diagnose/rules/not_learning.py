@@ -1,5 +1,6 @@
 """TM406: the loss stays at chance level."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.learnt import SQUARES
 from trainmedic.diagnose.robust import (
     Array,
     adversarial,
@@ -46,7 +48,8 @@ class NotLearning(Rule):
     `near` of chance below it and `memorised` above, no block of the run was ever more than twice that below; it does
     not fall (third against last quarter, by `sigmas` standard errors or a tenth of `near`); no accuracy beats the
     commonest class. A loss that creeps down to `memorised` below chance counts too, while the validation loss is above
-    chance and its accuracy beats nothing: so samples are learnt by heart.
+    chance and its accuracy beats nothing: so samples are learnt by heart; of classes, one that creeps down to `works`
+    below it, while no validation loss of four or more was ever better.
     Remedies: find-learning-rate, raise-learning-rate, normalize-inputs, reinitialize, replace-recurrent,
     swap-optimizer, fix-labels.
     Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared error, each as a mean)
@@ -81,6 +84,12 @@ class NotLearning(Rule):
     memorised: float = Field(
         0.1, gt=0, lt=1, description="distance from chance by single samples, share of it (a tenth, learnt by heart)"
     )
+    works: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="the same, where validation was never better than chance (more: validation-mismatch)",
+    )
     half: float = Field(0.5, gt=0, le=1, description="share of the run's steps (slow starters have begun by then)")
     steps: int = Field(500, ge=50, description="losses, where the length of the run is not known (ten epochs of fifty)")
     sigmas: float = Field(3.0, gt=0, description="fall, standard errors (one in 700 flat runs falls by chance)")
@@ -106,7 +115,7 @@ class NotLearning(Rule):
         standing = None if since is None else judged(since)
         if since is None or standing is None:
             return
-        classes = history.facts.get("loss") != "MSELoss"
+        classes = history.facts.get("loss") not in SQUARES
         sure = share_done(history, int(steps[since])) is not None and classes
         yield self.finding(
             step=steps[0],
@@ -135,7 +144,7 @@ class NotLearning(Rule):
         fell, doubt = gone(curve)
         apart = newest(history, "validation/loss", now)
         by_heart = len(apart) >= 3 and median(apart) > chance
-        limit = (1 - (self.memorised if by_heart else self.near)) * chance
+        limit = (1 - (self._by_heart(history, now, chance) if by_heart else self.near)) * chance
         if not limit <= level <= (1 + self.memorised) * chance or lowest < 2 * limit - chance:
             return None
         if not by_heart and fell > min(self.sigmas * doubt, 0.1 * self.near * chance):
@@ -146,6 +155,17 @@ class NotLearning(Rule):
         if (size is not None and size < self.tiny) or beats_chance(history, now, trained=not by_heart):
             return None
         return Standing(level, chance, fell, doubt)
+
+    def _by_heart(self, history: History, now: int, chance: float) -> float:
+        """How far below chance single samples may have brought the loss: half of it, if nothing of it ever held."""
+        steps, values = history.series("validation/loss")
+        ever = values[(steps <= now) & np.isfinite(values)]
+        classes = history.facts.get("classes")
+        if isinstance(classes, int) and classes > 1:
+            chance = max(chance, math.log(classes))  # validation may hold other shares of the classes
+        if history.facts.get("loss") in SQUARES:
+            return self.memorised  # noise in targets may be nearly all that there is
+        return self.works if len(ever) >= 4 and float(ever.min()) > (1 - self.near) * chance else self.memorised
 
     sick: ClassVar = (
         History.of(

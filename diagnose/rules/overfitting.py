@@ -37,8 +37,9 @@ class Overfitting(Rule):
     differences and that around a straight line since the best); the values since the best rise (Kendall's tau against
     time, one-sided, p below `p_value` at the first look, a k-th of it at the k-th, and still at the end); and the
     training loss fell meanwhile, by `fall` and beyond its noise. Where no accuracy is known, a loss of `multiple` times
-    its best counts however small a part of the gain that is, as a warning. Also a warning: the accuracy is no worse, so
-    that only the confidence suffers. Silent again once the loss is back at its best.
+    its best counts however small a part of the gain that is, as a warning; where the accuracy became worse too, by two
+    standard errors, any rise by `rise` does. Also a warning: the accuracy is no worse, so that only the confidence
+    suffers. Silent again once the loss is back at its best.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 five can just show a trend
@@ -95,7 +96,7 @@ class Overfitting(Rule):
             finite = np.isfinite(values)
             steps, values = steps[finite], values[finite]
             known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
-            turn = self._turn(history, steps, values, start, by_loss_alone=known is None)
+            turn = self._turn(history, steps, values, start, known)
             if turn is not None:
                 yield self._told(name, steps, values, turn, start, known)
 
@@ -124,7 +125,7 @@ class Overfitting(Rule):
         )
 
     def _turn(
-        self, history: History, steps: NDArray[np.int64], values: Array, start: float, *, by_loss_alone: bool
+        self, history: History, steps: NDArray[np.int64], values: Array, start: float, accuracy: Series | None
     ) -> Turn | None:
         """The first evaluation at which all that was known until then shows the turn, if it still holds at the end."""
         best = len(values) - 1 - int(np.argmin(values[::-1])) if len(values) else 0  # of equal ones the last
@@ -132,8 +133,11 @@ class Overfitting(Rule):
             return None
         level = float(np.median(values[max(0, best - 1) : best + 2]))  # one lucky evaluation is not a level
         floor = self.given_back * _gain(values, best, start)
-        if by_loss_alone and level > 0:
+        before, after, doubt = _accuracies(accuracy, int(steps[best]), self.smooth)
+        if accuracy is None and level > 0:
             floor = min(floor, (self.multiple - 1) * level)
+        elif after < before - 2 * doubt:
+            floor = 0.0  # both became worse
         now = np.full(len(values), -np.inf)
         now[self.smooth - 1 :] = np.median(sliding_window_view(values, self.smooth), axis=1)
         limit = level + max(self.rise * abs(level), floor, _overcome(now[self.smooth - 1 : best]))

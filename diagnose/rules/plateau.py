@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.learnt import SQUARES
 from trainmedic.diagnose.robust import (
     Array,
     adversarial,
@@ -170,7 +171,7 @@ class Plateau(Rule):
             return None  # it was better before
         rates = rate_at(history, steps[: place + 1])
         kept = bool(np.isfinite(rates).all()) and float(rates[-1]) >= 0.9 * float(np.max(rates))
-        if history.facts.get("loss") == "MSELoss":
+        if history.facts.get("loss") in SQUARES:
             if same and self.unexplained < level / chance < 0.9 and size > self.large and kept:
                 return Flat(first, level, chance, fell, doubt, "at a rate that is never lowered")
             return None

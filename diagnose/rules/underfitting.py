@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.learnt import SQUARES
 from trainmedic.diagnose.robust import (
     Array,
     adversarial,
@@ -159,7 +160,7 @@ class Underfitting(Rule):
         quarters = 4 * (1 / done - 1) if done else 4.0  # how many more quarters of the run until now there are
         least = (level - max(0.0, fell - self.sigmas * doubt) * quarters) / chance
         apart = newest(history, "validation/loss", now, share=0.25)
-        if same and history.facts.get("loss") == "MSELoss":
+        if same and history.facts.get("loss") in SQUARES:
             width = _narrowest(history)
             flat = fell < max(self.sigmas * doubt, 0.02 * level)
             if width is None or not flat or not self.unexplained < level / chance < 1:
@@ -167,7 +168,7 @@ class Underfitting(Rule):
             if width[1] < self.narrow * width[0]:
                 return None
             return Fit(level, chance, least, f"with {width[0]} numbers for {width[1]} in its narrowest layer")
-        if history.facts.get("loss") == "MSELoss" or not self.poor < level / chance < 1 + (1 - self.poor):
+        if history.facts.get("loss") in SQUARES or not self.poor < level / chance < 1 + (1 - self.poor):
             return None
         lowest = float(block_medians(curve, max(5, len(curve) // 20)).min())
         if least < self.poor or lowest < 0.9 * level or (len(apart) and median(apart) < self.poor * chance):
