@@ -435,12 +435,18 @@ class Treating:
 
         So do unsafe acts, and, where several were undone, any act: each one costs the steps that it was watched for.
         """
-        if self.controlled.failing(finding) or remedy.ends_the_run or remedy.unless_worse:
+        if self.controlled.failing(finding) or self._young or remedy.ends_the_run or remedy.unless_worse:
             return False
         if remedy.safety is not Safety.SAFE:
             self.refused[remedy.name] = "the run is getting somewhere: an unsafe act would need a control"
             return True
         return sum(t.outcome == "undone" and t.trial == "sequential" for t in self.treatments) >= IN_VAIN
+
+    @property
+    def _young(self) -> bool:
+        """Whether the run has hardly begun: then there is nothing to lose."""
+        total = self.run.history.facts.get("total_steps") or 0
+        return self.run.step < max(LEAST_WINDOW, total // 20)
 
     def _time_left(self, finding: Finding, remedy: Remedy) -> bool:
         """Whether the run lasts long enough to see what comes of a change: nothing is left unjudged at its end."""
@@ -481,7 +487,7 @@ class Treating:
         healthy = self.run.healthy
         if healthy is None or not healthy.fits(self.run) or healthy.step > finding.step or not healthy.finite():
             return now
-        nothing_to_lose = self.controlled.failing(finding) and self._no_better(healthy)
+        nothing_to_lose = (self.controlled.failing(finding) or self._young) and self._no_better(healthy)
         return healthy if self._spoilt(finding, now) or nothing_to_lose else now
 
     def _no_better(self, healthy: State) -> bool:
