@@ -118,7 +118,8 @@ def _identify(path: Path) -> "Source":
 def _declined(reader: "Reader", path: Path, head: bytes) -> str | None:
     """Why a reader does not know a file; whatever the file sets off in it is a reason too."""
     try:
-        return reader.declines(path, head)
+        reason = reader.declines(path, head)
+        return None if reason is None else " ".join(reason.split())  # what a database says of itself may have lines
     except Exception as error:
         return f"it cannot be looked at: {type(error).__name__}"
 

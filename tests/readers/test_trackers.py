@@ -246,6 +246,9 @@ def test_the_settings_in_an_mlflow_database_are_facts_of_their_run(tmp_path: Pat
 def test_a_database_that_cannot_even_be_named_is_refused(tmp_path: Path) -> None:
     """SQLite names a table in its complaint, in bytes that are no text."""
     path = mlflow_database(tmp_path / "mlflow.db")
-    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE metrics", b"CREATE TABLE \xc5\xff metr"))
-    with pytest.raises(UnreadableError, match=r"mlflow\.db: "):
-        read(path)
+    whole = path.read_bytes()
+    for spoilt in (b"CREATE TABLE \xc5\xff metr", b"CREATE TABLE \n\n)metri"):
+        path.write_bytes(whole.replace(b"CREATE TABLE metrics", spoilt))
+        with pytest.raises(UnreadableError, match=r"mlflow\.db: ") as error:
+            read(path)
+        assert "\n" not in str(error.value)
