@@ -235,8 +235,8 @@ def test_a_placebo_is_not_kept(rate: float, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("trainmedic.controlled.Controlled.failing", lambda *_: False)  # one look each
     settings = {**QUIET, "trial_budget": 1.0, "max_treatments": 100}
     loop = Loop(optimize=lambda m: torch.optim.Adam(m.parameters(), rate), settings=settings)
-    loop.run(85, Placebo(), at=tuple(range(42, 82, 4)), finding=MILD)
-    assert len(loop.treatments) == 10
+    loop.run(63, Placebo(), at=tuple(range(42, 60, 4)), finding=MILD)
+    assert len(loop.treatments) == 5
     assert all(treatment.trial == "controlled" for treatment in loop.treatments)
     assert [treatment for treatment in loop.treatments if treatment.outcome == "kept"] == []
 
@@ -245,8 +245,8 @@ def test_a_placebo_is_not_kept(rate: float, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_lower_rate_is_not_kept_because_it_looks_better_at_once() -> None:
     """Against it stands a control that is given the lower rate at the end: where that does as well, nothing is won."""
     loop = Loop(optimize=lambda m: torch.optim.SGD(m.parameters(), 0.3))
-    loop.run(105, LowerLearningRate(factor=0.1), at=(60, 80, 100), finding=MILD)
-    assert [treatment.outcome for treatment in loop.treatments] == ["undone"] * 3
+    loop.run(85, LowerLearningRate(factor=0.1), at=(60, 80), finding=MILD)
+    assert [treatment.outcome for treatment in loop.treatments] == ["undone"] * 2
 
 
 # -- nothing lasts ---------------------------------------------------------------------------------------------------
@@ -274,10 +274,10 @@ def everything(loop: Loop) -> list[Any]:
 
 def goes_on_as_if_nothing_had_been(make: Callable[[], nn.Module], optimize: Callable[[Any], Any]) -> list[Treatment]:
     left_alone, tried = Loop(make, optimize, fix="off"), None
-    left_alone.run(60)
+    left_alone.run(46)
     expected = everything(left_alone)
     tried = Loop(make, optimize)
-    tried.run(60, Harm())
+    tried.run(46, Harm(), at=(41,))
     for one, other in zip(everything(tried), expected, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
     assert tried.seen == left_alone.seen
@@ -316,7 +316,7 @@ def test_the_record_holds_nothing_of_a_trial() -> None:
     assert len(history.series("gradient/norm").steps) == 59  # the last one is on its way
 
 
-@pytest.mark.parametrize("name", ["tuned-early-converged", "tuned-lbfgs", "apart-uncentred-targets"])
+@pytest.mark.parametrize("name", ["tuned-early-converged", "tuned-lbfgs"])
 def test_healthy_trainings_are_left_alone(name: str) -> None:
     patient = clinic()[name]
     treated, bare = patient.run(fix="unsafe"), patient.run(watched=False)
@@ -366,7 +366,7 @@ def test_a_warning_is_given_less_than_an_error() -> None:
 
 @pytest.mark.usefixtures("no_other")
 def test_an_unsafe_act_needs_a_control_in_a_run_that_is_getting_somewhere() -> None:
-    loop = Loop(total_steps=2_000)
+    loop = Loop(total_steps=800)
     loop.run(60, Harm(), finding=MILD)
     assert loop.treatments == ()
     assert "would need a control" in dict(loop.medic.report().refused)["harm"]
