@@ -105,6 +105,7 @@ def healthy_run(name: str, fix: str | None) -> tuple[list[float], list[Tensor], 
             loss_fn=F.cross_entropy,
             val_loader=held_out,
             total_steps=250,
+            settings={"select": "TM201"},
         )
         if fix
         else None
