@@ -21,6 +21,7 @@ from trainmedic.diagnose.robust import (
     holds_since,
     median,
     newest,
+    noise,
     share_done,
     thinned,
     update_size,
@@ -45,11 +46,11 @@ class NotLearning(Rule):
     dies on its way through the network; a loss that does not fit the output.
     Formula: chance is the entropy of the labels seen, or the variance of the targets. After `half` of the run's steps
     (or `steps` losses, where its length is not known; then as a warning): the median loss of the newer half is at most
-    `near` of chance below it and `memorised` above, no block of the run was ever more than twice that below; it does
-    not fall (third against last quarter, by `sigmas` standard errors or a tenth of `near`); no accuracy beats the
-    commonest class. A loss that creeps down to `memorised` below chance counts too, while the validation loss is above
-    chance and its accuracy beats nothing: so samples are learnt by heart; of classes, one that creeps down to `works`
-    below it, while no validation loss of four or more was ever better.
+    `near` of chance below it and `memorised` above, no block of the run was ever more than twice that below, by more
+    than its noise; it does not fall (third against last quarter, by `sigmas` standard errors or a tenth of `near`); no
+    accuracy beats the commonest class. A loss that creeps down to `memorised` below chance counts too, while the
+    validation loss is above chance and its accuracy beats nothing: so samples are learnt by heart; of classes, one that
+    creeps down to `works` below it, while no validation loss of four or more was ever better.
     Remedies: find-learning-rate, raise-learning-rate, normalize-inputs, reinitialize, replace-recurrent,
     swap-optimizer, fix-labels.
     Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared error, each as a mean)
@@ -140,7 +141,9 @@ class NotLearning(Rule):
             return None
         curve = thinned(values[: place + 1])
         level = median(curve[len(curve) // 2 :])
-        lowest = float(block_medians(curve, max(5, len(curve) // 20)).min())
+        block = max(5, len(curve) // 20)
+        luck = self.sigmas * 1.25 * noise(curve) / block**0.5  # of a block of small batches
+        lowest = float(block_medians(curve, block).min()) + luck
         fell, doubt = gone(curve)
         apart = newest(history, "validation/loss", now)
         by_heart = len(apart) >= 3 and median(apart) > chance
@@ -149,7 +152,8 @@ class NotLearning(Rule):
             return None
         if not by_heart and fell > min(self.sigmas * doubt, 0.1 * self.near * chance):
             return None
-        if len(apart) and median(apart) < (1 - self.near) * chance:
+        own = self.near if history.facts.get("loss") not in SQUARES else self.memorised  # its targets vary otherwise
+        if len(apart) and median(apart) < (1 - own) * chance:
             return None
         size = update_size(history, now)
         if (size is not None and size < self.tiny) or beats_chance(history, now, trained=not by_heart):

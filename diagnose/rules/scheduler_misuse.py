@@ -65,7 +65,9 @@ class SchedulerMisuse(Rule):
     falling: float = Field(
         0.05, gt=0, lt=1, description="share of the first loss, 0 to 1 (well above noise of its level)"
     )
-    little: float = Field(0.3, gt=0, lt=1, description="share of the first loss, 0 to 1 (the task is not learnt)")
+    little: float = Field(
+        0.5, gt=0, lt=1, description="share of the first loss, 0 to 1 (half of it: the task is not learnt)"
+    )
     works: float = Field(0.9, gt=0, le=1, description="share of the first loss, 0 to 1 (no more rate is needed)")
     idle: float = Field(
         0.05, gt=0, lt=1, description="share of the run, 0 to 1 (a warm-up from zero leaves it at once)"
