@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from trainmedic.buckets import Counted
 from trainmedic.history import STATISTICS, History, Layer, Snapshot
+from trainmedic.hooks.counting import MOST, counted
 from trainmedic.reports.layermap import MAPS
 from trainmedic.reports.page import render
 from trainmedic.reports.report import Report
@@ -49,6 +52,14 @@ class Recording:
         self.history.architecture.update({n: Layer(n, "parameter", i, (64, 64)) for i, n in enumerate(self.names)})
         self.noise = 10.0 ** self.draw.normal(-2, 0.5, (64, layers))
 
+    def histograms(self) -> list[Counted]:
+        """Of as many weights and gradients as a live run has histograms of, each of a full sample."""
+        names = self.names[:MOST]
+        spread = torch.from_numpy(self.draw.lognormal(-3, 1, len(names)))
+        samples = [torch.from_numpy(self.draw.normal(0, s, 4_096)).float() for s in spread.tolist()]
+        numbers = counted(samples).numpy()
+        return [Counted(kind, names, [64.0] * len(names), numbers) for kind in ("weights", "gradients")]
+
     def snapshot(self, step: int) -> Snapshot:
         """One step's numbers."""
         values = dict(zip(SERIES, self.draw.random(len(SERIES)).tolist(), strict=True))
@@ -67,6 +78,8 @@ def record(home: Path, steps: int, layers: int) -> tuple[float, float]:
     waited = 0.0
     for step in range(steps):
         snapshot = recording.snapshot(step)
+        if step % 10 == 0 and writing.wants_histograms(step):
+            snapshot.histograms = recording.histograms()
         recording.history.record(snapshot)
         start = time.perf_counter()
         writing.snapshot(snapshot)

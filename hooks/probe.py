@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from trainmedic.buckets import Counted
 from trainmedic.history import Layer, Snapshot
 from trainmedic.hooks import compiled, ranks
 from trainmedic.hooks.activations import Activations
 from trainmedic.hooks.assembling import Assembling
 from trainmedic.hooks.backward import Backward
+from trainmedic.hooks.counting import chosen, put_histograms
 from trainmedic.hooks.ends import Ends
 from trainmedic.hooks.facts import anatomy
 from trainmedic.hooks.memory import Memory
@@ -48,7 +50,8 @@ class Probe:
     that copies of a watched model carry nothing of it. Once anything compiles, no hook comes or goes any more.
 
     ``on_snapshot`` receives each step's numbers one step later, ``on_step`` is called at the end of each step with its
-    number (from 0), ``on_error`` with any error inside the probe, which then leaves that part out.
+    number (from 0), ``on_error`` with any error inside the probe, which then leaves that part out. ``wants_histograms``
+    is asked before a step that may have some, with its number.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Probe:
         loss_fn: Any = None,
         dead_after: int = 1_000,
         sample: int = 16_384,
+        wants_histograms: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self.models = list(models)
         self.optimizers = list(optimizers)
@@ -72,12 +76,14 @@ class Probe:
         self.step = 0  # the step in progress, or the next one
         self.begun = False  # whether anything of it has been seen
         self.measuring = False  # whether it is measured in full
+        self._counting = False  # whether it has histograms
         self.guards: list[Guard] = []
         self.not_measured: dict[str, str] = {}
         self.ends = Ends(loss_fn, sample)
         self.observed: dict[str, Any] = self.ends.observed
         self.data_time = 0.0
         self._on_snapshot, self._on_step, self._on_error = on_snapshot, on_step, on_error
+        self._wants_histograms = wants_histograms
         self._handles: list[Any] = []
         self._forward_handle: Any = None
         self._backward = Backward(self._backward_ended, self._left_over)
@@ -221,6 +227,7 @@ class Probe:
         self.begun = False
         self._gradient_reading, self._trained = None, None
         self.measuring = self.schedule.measures(self.step)  # in full
+        self._counting = self.measuring and self._rarely() and self._wants_histograms(self.step)
         if self._idle and not self.measuring:
             return
         with self._guarded("the step"):
@@ -333,6 +340,10 @@ class Probe:
                 self._noise.add(norms)
                 self._left = True
             self._gradient_reading.send()
+        if self._counting and self._gradient_reading is not None and "histograms" not in self._off:
+            with self._guarded("histograms"):
+                gradients = [(name, p.grad) for name, p in chosen(self.parameters) if p.grad is not None]
+                put_histograms("gradients", gradients, self._gradient_reading, self._scale())
 
     def leave_out(self, seconds: float) -> None:
         """Time that the medic took for steps of its own: it belongs neither to the run's step nor to watching it."""
@@ -432,6 +443,9 @@ class Probe:
 
     def _end_step(self, *, skipped: bool) -> None:
         step, now, measured = self.step, time.perf_counter(), self.measuring
+        if self._counting and "histograms" not in self._off:
+            with self._guarded("histograms"):
+                put_histograms("weights", chosen(self.parameters), self._reading)
         if "the step" not in self._off:
             with self._guarded("the step"):
                 self._values["time/step"] = now - self._last
@@ -479,8 +493,12 @@ class Probe:
             self._noise.put(self._reading, self.observed)
         if "inputs and outputs" not in self._off:
             self.ends.step_ends(self._reading)
-        if self.step == 0 or self.schedule.measured % RARELY == 0:
+        if self._rarely():
             put_spreads(self.parameters, self._reading)
+
+    def _rarely(self) -> bool:
+        """Whether this step, if it is measured, is one of those on which what changes slowly is read."""
+        return self.step == 0 or self.schedule.measured % RARELY == 0
 
     def _learning_rates(self) -> None:
         i = 0
@@ -516,7 +534,9 @@ class Probe:
         else:
             read = {id(reading): reading.read() for reading, _ in pending.gradients}
             rows += [row.only(names) for reading, names in pending.gradients for row in read[id(reading)] if names]
-        for snapshot in self._assembling.snapshots(pending.step, rows, pending.values, pending.measured):
+        snapshots = self._assembling.snapshots(pending.step, rows, pending.values, pending.measured)
+        snapshots[-1].histograms = pending.histograms()
+        for snapshot in snapshots:
             self._on_snapshot(snapshot)
 
 
@@ -553,3 +573,10 @@ class _Pending(NamedTuple):
     reading: Reading
     gradients: list[tuple[Reading, set[str] | None]]
     values: dict[str, float]
+
+    def histograms(self) -> list[Counted]:
+        """Those of its weights and of its gradients."""
+        found = self.reading.histograms()
+        for reading, names in self.gradients:
+            found += [one if names is None else one.only(names) for one in reading.histograms()]
+        return found

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trainmedic.buckets import Counted
 from trainmedic.hooks.sampling import ORDINARY
 
 Finish = Callable[[float], float]
@@ -31,6 +32,24 @@ def at_once(tensor: Tensor) -> bool:
     return type(tensor) in ORDINARY and tensor.device.type == "cpu"
 
 
+class Sent:
+    """A tensor on its way to the host's memory; the device is not stopped."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._arrived = tensor, None
+        if tensor.device.type == "cuda":
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def read(self) -> Tensor:
+        """The tensor; waits until it is there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor
+
+
 class Reading:
     """Numbers of one step. They are joined on their device, leave it in one piece, and are read a step later.
 
@@ -40,7 +59,8 @@ class Reading:
     def __init__(self) -> None:
         self._scalars: dict[_Kind, list[tuple[_Label, Tensor]]] = {}
         self._vectors: dict[_Kind, list[tuple[str, Sequence[str], Tensor]]] = {}
-        self._sent: list[tuple[list[_Label], list[tuple[str, Sequence[str]]], Tensor, Any]] = []
+        self._sent: list[tuple[list[_Label], list[tuple[str, Sequence[str]]], Sent]] = []
+        self._histograms: list[tuple[str, Sequence[str], Sequence[float], Sent]] = []
         self._plain: list[Row] = []
 
     def put(self, statistic: str, value: Tensor | float, layer: str = "", finish: Finish | None = None) -> None:
@@ -62,6 +82,17 @@ class Reading:
         else:
             self._vectors.setdefault((values.device, values.dtype), []).append((statistic, layers, values))
 
+    def put_histograms(self, kind: str, layers: Sequence[str], stands_for: Sequence[float], numbers: Tensor) -> None:
+        """Add histograms of several layers, see :class:`trainmedic.buckets.Counted`, and start their transfer."""
+        self._histograms.append((kind, layers, stands_for, Sent(numbers)))
+
+    def histograms(self) -> list[Counted]:
+        """All histograms; waits for those that are still on the way."""
+        return [
+            Counted(kind, layers, stands_for, numbers.read().cpu().numpy())
+            for kind, layers, stands_for, numbers in self._histograms
+        ]
+
     def send(self) -> None:
         """Start the transfer of what was added since the last call."""
         if not self._scalars and not self._vectors:
@@ -71,15 +102,8 @@ class Reading:
             pieces = [torch.stack([value.reshape(()) for _, value in scalars])] if scalars else []
             pieces += [values for _, _, values in vectors]
             joined = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-            arrived = None
-            if joined.device.type == "cuda":
-                target = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
-                target.copy_(joined, non_blocking=True)
-                arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                arrived.record(torch.cuda.current_stream(joined.device))
-                joined = target
             labels = [label for label, _ in scalars]
-            self._sent.append((labels, [(statistic, layers) for statistic, layers, _ in vectors], joined, arrived))
+            self._sent.append((labels, [(statistic, layers) for statistic, layers, _ in vectors], Sent(joined)))
         self._scalars.clear()
         self._vectors.clear()
 
@@ -87,10 +111,8 @@ class Reading:
         """All numbers; waits for those that are still on the way."""
         self.send()
         result, self._plain = self._plain, []
-        for scalars, vectors, joined, arrived in self._sent:
-            if arrived is not None:
-                arrived.synchronize()
-            numbers, at = joined.tolist(), len(scalars)
+        for scalars, vectors, joined in self._sent:
+            numbers, at = joined.read().tolist(), len(scalars)
             for (statistic, layer, finish), number in zip(scalars, numbers, strict=False):
                 result.append(Row(statistic, (layer,), [number if finish is None else finish(number)]))
             for statistic, layers in vectors:

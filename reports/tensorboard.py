@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainmedic.buckets import LIMITS, Counted
 from trainmedic.diagnose import Finding
 from trainmedic.history import History
 from trainmedic.remedies.change import Treatment
@@ -156,6 +157,25 @@ class TensorBoardWriter:
         self._treated += 1
         self.write_series("medic/treatments", treatment.decided_at or treatment.step, self._treated)
         self._text(f"medic/treatments/{treatment.change.remedy}", treatment.step, treatment_markdown(treatment))
+
+    def write_histograms(self, step: int, seen: float, counted: Counted) -> None:
+        """Write a histogram of each layer, as of all its elements, by what a sample tells of them."""
+        for layer, times, row in zip(counted.layers, counted.stands_for, counted.numbers.astype(float), strict=True):
+            (low, high, total, squares), counts = row[:4], times * row[4:]
+            if not counts.any():
+                continue  # nothing in it was finite
+            kept = np.flatnonzero(counts + np.append(counts[1:], 0))  # of empty buckets in a row the last
+            histogram = self._summaries.HistogramProto(
+                min=low,
+                max=high,
+                num=counts.sum(),
+                sum=times * total,
+                sum_squares=times * squares * max(abs(low), abs(high)) ** 2,
+                bucket_limit=np.maximum(LIMITS[kept], np.where(kept == len(LIMITS) - 1, high, -math.inf)),
+                bucket=counts[kept],
+            )
+            tag = printable(f"{counted.kind}/{layer}")
+            self._add(step, seen, self._summaries.Summary.Value(tag=tag, histo=histogram))
 
     def write_pictures(self, report: Report) -> None:
         """Write the run as it is now: heat maps as images, and what the tab "Medic" draws."""

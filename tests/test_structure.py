@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-RECORD = ("trainmedic.errors", "trainmedic.history", "trainmedic.__version__")
+RECORD = ("trainmedic.errors", "trainmedic.history", "trainmedic.buckets", "trainmedic.__version__")
 """What everybody may import."""
 
 MAY_IMPORT = {

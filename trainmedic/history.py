@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from trainmedic.buckets import Counted
 from trainmedic.errors import UnreadableError, UsageError, nearest
 
 SERIES: dict[str, str] = {
@@ -159,6 +160,7 @@ class Snapshot:
     step: int
     values: dict[str, float] = field(default_factory=dict)
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
+    histograms: list[Counted] = field(default_factory=list)  # for the event file; not recorded
 
 
 FIRST = 64

@@ -89,6 +89,7 @@ class Medic:
             facts(models, optimizers, loss_fn, schedulers[0] if schedulers else None, scaler, total_steps)
         )
         self.history.facts.update(monitor=monitor, mode=mode, dead_after=settings.dead_after)
+        self._writing = Writing(Path(logdir), self.history) if logdir is not None and ranks.writes() else None
         self._probe = Probe(
             models,
             optimizers,
@@ -100,9 +101,9 @@ class Medic:
             loss_fn=loss_fn,
             dead_after=settings.dead_after,
             sample=settings.activation_sample,
+            wants_histograms=self._writing.wants_histograms if self._writing else lambda _: False,
         )
         self.history.architecture = self._probe.architecture
-        self._writing = Writing(Path(logdir), self.history) if logdir is not None and ranks.writes() else None
         run = Run(models, optimizers, self.history, schedulers=schedulers, scaler=scaler, loss_fn=loss_fn)
         run.guards = self._probe.guards
         run.dead_units = self._probe.activations.dead_units

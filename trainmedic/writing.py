@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trainmedic.remedies.prescription as prescription_file
 from trainmedic.background import Background
+from trainmedic.buckets import Counted
 from trainmedic.diagnose import Finding
 from trainmedic.history import History, Snapshot
 from trainmedic.remedies.change import Treatment
@@ -37,6 +38,7 @@ class Writing:
     SHARE = 0.005  # of the time that the thread may take for savings
     HANDED_OVER = 256  # values, or
     LATEST = 2.0  # seconds after which those that there are go to the thread
+    HISTOGRAMS = 5  # the next when the run is longer by one part of so many: 20 times in 1,000 steps, 60 in a million
     FIRST_PICTURES, GROWTH = 500, 2  # pictures are drawn at this step, and whenever the run is so many times as long
 
     def __init__(self, logdir: Path, history: History) -> None:
@@ -48,6 +50,7 @@ class Writing:
         self._layers: list[Layers] = []
         self._handed_over = self._saved = self._drawn = time.monotonic()
         self._next_pictures = self.FIRST_PICTURES
+        self._next_histograms = 0
         self._paid = self._took = 0.0
 
     @property
@@ -70,6 +73,13 @@ class Writing:
         layers = {name: snapshot.layers[name] for name in health.LAYERS if name in snapshot.layers}
         if layers:
             self._layers.append((snapshot.step, time.time(), layers))
+        if snapshot.histograms:
+            self._next_histograms = snapshot.step + max(1, snapshot.step // self.HISTOGRAMS)
+            self._do(partial(self._write_histograms, snapshot.step, time.time(), snapshot.histograms))
+
+    def wants_histograms(self, step: int) -> bool:
+        """Whether histograms of that step are to be counted: ever more rarely, so that the file stays small."""
+        return step >= self._next_histograms
 
     def value(self, name: str, step: int, value: float) -> None:
         """Write one value of one series, if it is one of those that are scalars."""
@@ -134,6 +144,10 @@ class Writing:
         for step, seen, statistics in layers:
             for name, value in health.percentiles(statistics).items():
                 self.board.write_point(name, Point(step, value, seen))
+
+    def _write_histograms(self, step: int, seen: float, histograms: list[Counted]) -> None:
+        for counted in histograms:
+            self.board.write_histograms(step, seen, counted)
 
     def _write_finding(self, finding: Finding, loss: float | None) -> None:
         self.board.write_finding(finding, loss)

@@ -1,5 +1,7 @@
 """On a GPU: nothing waits for the device, numbers are those of the CPU, and a watched run is that of a bare one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,10 +46,11 @@ def train(
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_a_watched_step_waits_for_nothing(every: int) -> None:
+def test_a_watched_step_waits_for_nothing(every: int, tmp_path: Path) -> None:
     model, optimizer = pair()
     criterion = nn.CrossEntropyLoss()
-    with trainmedic.watch(model, optimizer, loss_fn=criterion, settings={"every": every}) as medic:
+    options = {"settings": {"every": every}, "logdir": tmp_path}
+    with trainmedic.watch(model, optimizer, loss_fn=criterion, **options) as medic:
         train(model, optimizer, medic, 3, criterion)  # what is made once may wait: constants, pinned memory
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -122,3 +122,8 @@ def test_gradients_and_weights_are_of_the_whole(kind: str, folder: Path) -> None
         assert second["tables"][statistic] == pytest.approx(first["tables"][statistic], rel=1e-6)
     assert (first["written"], second["written"]) == (True, False)
     assert (folder / kind / "history.npz").exists()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    histograms = EventAccumulator(str(folder / kind)).Reload()
+    assert "gradients/0.bias" in histograms.Tags()["histograms"]
+    assert {event.histogram_value.num for event in histograms.Histograms("weights/0.weight")} == {16 * 8}

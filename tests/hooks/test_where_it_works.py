@@ -31,11 +31,13 @@ def train(
     every: int | None = 1,
     watch: bool = True,
     make: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.Adam(p, 1e-3),
+    logdir: Path | None = None,
 ) -> tuple[list[Tensor], History | None, tuple[str, ...]]:
     """Parameters after some steps, what was recorded, and the notes of the report."""
     torch.manual_seed(1)
     optimizer = make([p for p in model.parameters() if p.requires_grad])
-    medic = trainmedic.watch(model, optimizer, settings={"every": every} if every else {}) if watch else None
+    options = {"settings": {"every": every} if every else {}, "logdir": logdir}
+    medic = trainmedic.watch(model, optimizer, **options) if watch else None
     for _ in range(steps):
         optimizer.zero_grad()
         value = loss()
@@ -245,19 +247,24 @@ UNSEEN = {
 
 @pytest.mark.parametrize("every", [1, 1_000])
 @pytest.mark.parametrize("name", list(cases()))
-def test_it_is_measured_and_bit_for_bit_undisturbed(name: str, every: int) -> None:
+def test_it_is_measured_and_bit_for_bit_undisturbed(name: str, every: int, tmp_path: Path) -> None:
     results = []
+    logdir = tmp_path if every == 1 else None  # with histograms
     for watch in (False, True):
         torch.manual_seed(0)
         model, make_loss = cases()[name]
         make = (lambda p: torch.optim.SGD(p, 0.1)) if name == "sparse" else (lambda p: torch.optim.Adam(p, 1e-3))
-        results.append(train(model, make_loss(model), watch=watch, every=every, make=make))
+        results.append(train(model, make_loss(model), watch=watch, every=every, make=make, logdir=logdir))
     (bare, *_), (watched, history, notes) = results
     assert all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True))
     assert history is not None
     assert len(history.series("gradient/norm").steps) == 30
     assert (history.series("gradient/norm").values > 0).all()
     assert len(history.layers("update_ratio").steps) == (30 if every == 1 else 20)
+    if logdir is not None:
+        written = next(logdir.glob("events.*")).read_bytes()
+        assert b"weights/" in written
+        assert b"gradients/" in written
     if name in UNSEEN:
         assert "activation_std" not in history
         assert any(UNSEEN[name] in note for note in notes)
@@ -335,9 +342,10 @@ def evaluating(steps: Callable[[], Watch]) -> list[nn.Module]:
 
 @pytest.mark.parametrize("every", [1, 1_000])
 @pytest.mark.parametrize("loop", [accumulating, closures, adversaries, evaluating])
-def test_loops_of_all_kinds_are_bit_for_bit_undisturbed(loop, every: int) -> None:
+def test_loops_of_all_kinds_are_bit_for_bit_undisturbed(loop, every: int, tmp_path: Path) -> None:
     trained = []
-    for watch in (lambda: Unwatched, lambda: functools.partial(trainmedic.watch, settings={"every": every})):
+    options = {"settings": {"every": every}, "logdir": tmp_path if every == 1 else None}  # with histograms
+    for watch in (lambda: Unwatched, lambda: functools.partial(trainmedic.watch, **options)):
         torch.manual_seed(0)
         trained.append([value for model in loop(watch) for value in model.state_dict().values()])
     assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))

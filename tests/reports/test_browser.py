@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.reports.browsing import Watched, browser, pictured, serious
 from tests.reports.conftest import HOSTILE
+from trainmedic.buckets import LIMITS, Counted
 from trainmedic.reports.page import render
-from trainmedic.reports.tensorboard import write_report
+from trainmedic.reports.tensorboard import TensorBoardWriter, write_report
 
 pytestmark = pytest.mark.xdist_group("browser")  # one Chromium and one server for all of these
 
@@ -235,7 +237,22 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_report(pictured("calm", findings=0), home / "a calm run")
     write_report(pictured(), home / "sick")
     write_report(pictured(HOSTILE), home / "strange")
+    draw_histograms(home / "sick", "block.0.weight")
+    draw_histograms(home / "strange", HOSTILE)
     return home
+
+
+def draw_histograms(logdir: Path, layer: str) -> None:
+    """As of weights that spread out while the run goes on."""
+    draw = np.random.default_rng(0)
+    writer = TensorBoardWriter(logdir)
+    for step in range(0, 400, 40):
+        sample = draw.normal(0, 0.1 + step / 400, 4_096)
+        most = np.abs(sample).max()
+        counts = np.bincount(np.searchsorted(LIMITS, sample), minlength=len(LIMITS))
+        row = np.r_[sample.min(), sample.max(), sample.sum(), (sample**2).sum() / most**2, counts].astype(np.float32)
+        writer.write_histograms(step, time.time(), Counted("weights", [layer], [1.0], row[None]))
+    writer.close()
 
 
 @contextmanager
@@ -283,6 +300,18 @@ def test_layer_maps_are_images(board: Watched, address: str) -> None:
     board.tab.goto(f"{address}#images")
     board.tab.get_by_text("medic/layers/Gradient norm").first.wait_for(timeout=20_000)
     board.tab.locator("img[src*='data/plugin/images/individualImage']").first.wait_for(timeout=20_000)
+    board.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("tab", "card"), [("histograms", "tf-histogram-loader"), ("distributions", "tf-distribution-loader")]
+)
+def test_weights_are_histograms_and_distributions(board: Watched, address: str, tab: str, card: str) -> None:
+    board.tab.goto(f"{address}#{tab}")
+    drawn = board.tab.locator(card).filter(has_text="weights/block.0.weight")
+    drawn.first.wait_for(timeout=20_000)
+    expect(drawn.first.locator("svg path[d]").nth(6)).to_be_attached(timeout=20_000)  # ten steps, or nine percentiles
+    assert board.tab.locator("script:has-text('alert(1)')").count() == 0
     board.assert_quiet()
 
 
