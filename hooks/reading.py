@@ -1,7 +1,7 @@
 """Numbers on their way from the device to the record, without stopping the device."""
 
 from collections.abc import Callable, Container, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
