@@ -7,7 +7,7 @@ mutations (bytes, pieces, numbers, nasty texts, parts of other seeds, cut off); 
 other one is framed anew, so that its checksums are right and what is inside is parsed. Told are tracebacks, hangs
 (beyond --seconds), memory beyond --megabytes for one input, files that appear, and, with checksums verified, numbers
 that were never in the seed. Exit code: 0 where there are none, else 1; inputs that failed are kept in the directory
-that is printed at the end.
+that is printed at the end. Inputs chosen by the lines that they reach: benchmarks/fuzz_coverage.py
 """
 
 import argparse
@@ -76,6 +76,14 @@ class Seed:
     content: bytes
     framed: Callable[[bytes, random.Random], bytes] | None = None
     numbers: frozenset[float] = frozenset()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one input may take."""
+
+    seconds: float = 5
+    megabytes: int = 400
 
 
 class Hang(Exception):
@@ -223,6 +231,36 @@ def tried(seed: Seed, content: bytes, anew: bool, directory: Path, judged: bool)
     return "", "read"
 
 
+def checked(seed: Seed, content: bytes, anew: bool, work: Path, judged: bool, limits: Limits) -> tuple[str, str]:
+    """As :func:`tried`; also told are tracebacks, hangs, too much memory, and files that appear."""
+    before = _peak()
+    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+    try:
+        trouble, end = tried(seed, content, anew, work, judged)
+    except Hang:
+        trouble, end = "a hang", "given up"
+    except Exception as error:
+        trouble, end = f"a traceback: {type(error).__name__}: {error!s:.80}", "traceback"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if _peak() - before > limits.megabytes << 20:
+        trouble = trouble or f"{(_peak() - before) >> 20} MB for one input"
+    if sorted(path for path in work.rglob("*") if path.is_file()) != [work / seed.name]:
+        trouble = trouble or "a file that appeared"
+    (work / seed.name).unlink()
+    return trouble, end
+
+
+def watch() -> None:
+    """Let the alarm end what takes too long, and warnings count as mistakes."""
+
+    def ring(_signal: int, _frame: FrameType | None) -> None:
+        raise Hang
+
+    signal.signal(signal.SIGALRM, ring)
+    warnings.simplefilter("error", RuntimeWarning)  # what numpy says of a number would stand on the user's screen
+
+
 def main() -> int:
     """Make up logs and read them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,12 +270,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--megabytes", type=int, default=400)
     asked = parser.parse_args()
-
-    def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise Hang
-
-    signal.signal(signal.SIGALRM, ring)
-    warnings.simplefilter("error", RuntimeWarning)  # what numpy says of a number would stand on the user's screen
+    watch()
     draw = random.Random(asked.seed)
     home = Path(tempfile.mkdtemp(prefix="fuzz-"))
     kept, work = home / "kept", home / "work"
@@ -246,35 +279,22 @@ def main() -> int:
     known = [one for one in seeds(home / "seeds") if not asked.formats or any(f in one.name for f in asked.formats)]
     ends: collections.Counter[tuple[str, str]] = collections.Counter()
     wrong: collections.Counter[tuple[str, str]] = collections.Counter()
-    slowest, start, peak = (0.0, ""), time.monotonic(), _peak()
+    slowest, start = (0.0, ""), time.monotonic()
     for number in range(asked.inputs):
         seed = draw.choice(known)
         anew = seed.framed is not None and draw.random() < 0.5
         content = seed.framed(seed.content, draw) if anew and seed.framed else mutated(seed.content, draw, known)
         began = time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, asked.seconds)
-        try:
-            trouble, end = tried(seed, content, anew, work, number % JUDGED == 0)
-        except Hang:
-            trouble, end = "a hang", "given up"
-        except Exception as error:
-            trouble, end = f"a traceback: {type(error).__name__}: {error!s:.80}", "traceback"
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        limits = Limits(asked.seconds, asked.megabytes)
+        trouble, end = checked(seed, content, anew, work, number % JUDGED == 0, limits)
         slowest = max(slowest, (time.monotonic() - began, seed.name))
-        before, peak = peak, _peak()
-        if peak - before > asked.megabytes << 20:
-            trouble = trouble or f"{(peak - before) >> 20} MB for one input"
-        if sorted(path for path in work.rglob("*") if path.is_file()) != [work / seed.name]:
-            trouble = trouble or "a file that appeared"
         ends[seed.name, end] += 1
         if trouble:
             wrong[seed.name, trouble] += 1
             (kept / f"{number}-{seed.name.replace('/', '-')}").write_bytes(content)
-        (work / seed.name).unlink()
         if sys.stderr.isatty() and number % 500 == 0:
             print(f"\r{number:,} of {asked.inputs:,}, {sum(wrong.values())} wrong", end="", file=sys.stderr)
-    _tell(asked.inputs, time.monotonic() - start, slowest, peak, ends, wrong)
+    _tell(asked.inputs, time.monotonic() - start, slowest, _peak(), ends, wrong)
     if wrong:
         print(f"kept in {kept}")
     else:

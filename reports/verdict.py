@@ -1,16 +1,24 @@
 """What there is to know of a run in a few words, the same wherever a report is shown."""
 
+import re
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from trainmedic.diagnose import Finding, Severity
+from trainmedic.history import History
 from trainmedic.reports.report import Report
 from trainmedic.reports.wording import counted, listed, number
 
 VARIES = 1e-3
 """Share by which a learning rate changes that is worth a curve: it shows in three digits."""
+LONGEST_NAME = 40
+NO_LOSS = re.compile(r"(?:.*[/_.])?(?:time|data|eta|seconds?|minutes?|timestamp|runtime|epochs?|_?steps?|iters?)")
+"""Series that count or take time, under names that logs give them."""
+LOSS = re.compile(r"(?:.*[^a-z])?(?:\w*loss|l1|l2|mse|mae|nll|ce|bce|kl|elbo|objective|cost)(?:[^a-z].*)?")
+"""Names that may well be of a loss, though of which one is for the user to say."""
 
 
 def verdict(report: Report) -> str:
@@ -78,6 +86,22 @@ def understood(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
+def unnamed(history: History) -> tuple[str, str] | None:
+    """(what is missing, what to do) for a log that has series, but none that is known for a loss; else ``None``."""
+    names = history.names()
+    known = history.facts.get("names")
+    if not isinstance(known, dict) or {"train/loss", "validation/loss"}.intersection(names):
+        return None
+    left = [name for name in names if name not in known and not NO_LOSS.fullmatch(name.lower())]
+    if not left:
+        return None
+    short = [name for name in left if len(name) <= LONGEST_NAME and name.isprintable()]
+    example = next((name for name in short if LOSS.fullmatch(name.lower())), short[0] if short else "NAME")
+    argument = shlex.quote(f"train/loss={example}")
+    shown = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in left]
+    return f"no training loss among {listed(shown, 8)}", f"name it, as in --name {argument}"
+
+
 def curves(report: Report) -> list[str]:
     """The series that are worth a line: the losses, the norm of the gradients, and the rate, if it is not constant."""
     names = report.history.names()
@@ -93,6 +117,7 @@ def curves(report: Report) -> list[str]:
 def _calm(report: Report) -> str:
     steps = report.history.last_step - report.history.first_step + 1
     if not report.checked:
-        return "could not judge: this record holds nothing that a rule needs"
+        missing = unnamed(report.history)
+        return f"could not judge: {missing[0] if missing else 'this record holds nothing that a rule needs'}"
     checked = f"{counted(len(report.checked), 'rule')} checked over {counted(steps, 'step')}"
     return f"nothing wrong found: {checked}" + (f", {cost_text(report)}" if report.cost else "")

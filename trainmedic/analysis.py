@@ -17,6 +17,7 @@ from trainmedic.readers.own import recorded
 from trainmedic.readers.reader import Options, Source
 from trainmedic.remedies.change import Change
 from trainmedic.reports.report import Report
+from trainmedic.reports.verdict import unnamed
 from trainmedic.settings import Settings
 
 Given = Settings | Mapping[str, Any] | str | os.PathLike[str] | None
@@ -101,6 +102,8 @@ def reports_of(source: Source, rules: Sequence[Rule], options: Options | None = 
     histories = source.read(options)
     for history in histories:
         notes = [str(note) for note in _list(history.facts.get("notes"))]
+        missing = unnamed(history)
+        notes += ["; ".join(missing)] if missing else []
         told = Report(history)
         try:
             run = recorded(source.path)

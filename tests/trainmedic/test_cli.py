@@ -138,6 +138,32 @@ def test_a_log_that_no_rule_can_judge_is_not_called_fine(tmp_path: Path) -> None
     assert "could not judge" in result.stdout
 
 
+def test_a_log_whose_losses_are_not_known_says_how_to_name_one(tmp_path: Path) -> None:
+    path = tmp_path / "loss_log.txt"
+    line = "(epoch: 1, iters: %d, time: 0.1, data: 0.2) G_GAN: 1.%d G_L1: 9.%d D_real: 0.4 D_fake: 0.3\n"
+    path.write_text("".join(line % (i * 100, i, i) for i in range(1, 40)))
+    missing, todo = "no training loss among G_GAN, G_L1, D_real, D_fake", "name it, as in --name train/loss=G_L1"
+    text = " ".join(run("analyze", path).stdout.split())
+    assert f"could not judge: {missing}" in text
+    assert f"{missing}; {todo}" in text
+    assert json.loads(run("analyze", path, "--format", "json").stdout)["runs"][0]["notes"] == [f"{missing}; {todo}"]
+    assert f"{missing}; {todo}".replace("_", "\\_") in run("analyze", path, "--format", "markdown").stdout
+    named = run("analyze", path, "--name", "train/loss=G_L1")
+    assert named.exit_code != 2
+    assert "no training loss" not in named.stdout
+
+
+def test_how_to_name_a_loss_is_short_and_harmless_whatever_the_names(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    names = ["x" * 9_000, "\x1b]0;x\x07", "<script>", "my loss; rm *", *(f"c{i}" for i in range(500))]
+    path.write_text("\n".join([",".join(names), *[",".join("1" * len(names))] * 3]), newline="")
+    note = json.loads(run("analyze", path, "--format", "json").stdout)["runs"][0]["notes"][-1]
+    assert len(note) < 300
+    assert note.isprintable()
+    assert note.endswith("and 496 more; name it, as in --name 'train/loss=my loss; rm *'")
+    assert "<script>" not in run("analyze", path, "--format", "markdown").stdout
+
+
 def test_one_unreadable_file_beside_a_healthy_one(healthy: Path, tmp_path: Path) -> None:
     broken = tmp_path / "trainer_state.json"
     broken.write_text("{")
