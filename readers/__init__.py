@@ -149,7 +149,8 @@ def _walk(root: Path) -> Iterator["Source"]:
     from trainmedic.readers.reader import Source, readers
 
     for directory, folders, files in os.walk(root):  # links to directories are not followed: they may lead in circles
-        left, below = frozenset(files), frozenset(folders)
+        regular = (file for file in files if os.path.isfile(os.path.join(directory, file)))  # opening a pipe waits
+        left, below = frozenset(regular), frozenset(folders)
         for reader in readers():
             claim = reader.claim(Path(directory), left, below)
             yield from (Source(Path(directory, log), reader) for log in claim.logs)
