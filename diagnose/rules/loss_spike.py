@@ -31,6 +31,7 @@ class Jump(NamedTuple):
     start: float  # the first level of the run
     highest: float  # the largest loss before it
     noise: float  # standard deviation of the values before it
+    limit: float  # what the loss had to exceed
 
 
 class LossSpike(Rule):
@@ -122,7 +123,7 @@ class LossSpike(Rule):
             severity=severity,
             message=f"the loss jumped from {jump.usual:.4g} to {values[onset]:.4g} at step {steps[onset]}{after}",
             evidence=[
-                Evidence(name="training loss", value=values[onset], limit=self.multiple * jump.highest),
+                Evidence(name="training loss", value=values[onset], limit=jump.limit),
                 Evidence(name="median before it", value=jump.usual),
                 Evidence(name="median now", value=median(values[-self.window :])),
             ],
@@ -146,7 +147,7 @@ class LossSpike(Rule):
             rates = rate_at(history, steps[[onset - 1, onset]])
             if rates[1] > 1.2 * rates[0] or not median(values[-self.row :]) > (1 + self.calm) * highest:
                 return
-            jump = Jump(onset, usual, usual, highest, noise(before))
+            jump = Jump(onset, usual, usual, highest, noise(before), self.twice * highest)
             yield onset + self.row - 1, jump, Severity.WARNING, f", and {self.row - 1} records later was still up there"
             return
 
@@ -190,11 +191,27 @@ class LossSpike(Rule):
         lasting = self._lasting(values, usual, distance, far, record)
         rates = rate_at(history, steps)
         places = jumps if lasting is None or not np.isfinite(rates[lasting]) else [*jumps, lasting]
+        limits = {place: self.multiple * float(highest[place]) for place in jumps}
+        if lasting is not None:
+            limits.setdefault(lasting, float(usual[lasting]) + self._height(usual, size, record, start, lasting))
         return [
-            Jump(place, float(usual[place]), start, float(highest[place]), noise(values[:place][-self.window :]))
+            Jump(
+                place,
+                float(usual[place]),
+                start,
+                float(highest[place]),
+                noise(values[:place][-self.window :]),
+                limits[place],
+            )
             for place in places
             if not rates[place] > 1.2 * rates[max(0, place - self.window)]
         ]
+
+    def _height(self, usual: Array, size: Array, record: Array, start: float, place: int) -> float:
+        """What several values in a row have to exceed together, above the median before them."""
+        level = float(usual[place])
+        far = max(self.sigmas * float(size[place]), self.beyond * float(record[place]))
+        return max(far, 0.25 * (start - level), 0.25 * abs(level))
 
     def _lasting(
         self,

@@ -69,3 +69,10 @@ def test_heavy_tails_are_no_spikes(seed: int) -> None:
 
 def test_gradual_divergence_is_another_illness() -> None:
     assert look(History.of(train_loss=[*CALM, *np.geomspace(0.3, 50, 100)])) == []
+
+
+@pytest.mark.parametrize("history", LossSpike.sick)
+def test_the_loss_told_is_above_the_limit_told(history: History) -> None:
+    (finding,) = LossSpike().check(history)
+    assert finding.evidence[0].limit is not None
+    assert finding.evidence[0].value > finding.evidence[0].limit
