@@ -27,14 +27,17 @@ def verdict(report: Report) -> str:
         return _calm(report)
     explained = len(report.findings) - len(report.roots)
     what = f"{how_many(report.roots)}: {listed(grouped(report.roots), 3)}"
-    these = "it" if len(report.roots) == 1 else "these"
+    these = "it" if len({finding.code for finding in report.roots}) == 1 else "these"
     return what + (f" ({counted(explained, 'more finding')} explained by {these})" if explained else "")
 
 
 def how_many(roots: Sequence[Finding]) -> str:
-    """``2 things wrong, 1 suspicious``."""
+    """``2 things wrong, 1 suspicious``: each illness once, however many places show it, by the worst of them."""
+    worst: dict[str, Severity] = {}
+    for finding in roots:
+        worst[finding.code] = max(finding.severity, worst.get(finding.code, finding.severity), key=lambda one: one.rank)
     kinds = {Severity.ERROR: "wrong", Severity.WARNING: "suspicious", Severity.INFO: "worth knowing"}
-    counts = {kind: sum(finding.severity == severity for finding in roots) for severity, kind in kinds.items()}
+    counts = {kind: sum(found == severity for found in worst.values()) for severity, kind in kinds.items()}
     (first_kind, first_count), *others = [(kind, count) for kind, count in counts.items() if count]
     return f"{counted(first_count, 'thing')} {first_kind}" + "".join(f", {count:,} {kind}" for kind, count in others)
 

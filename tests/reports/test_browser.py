@@ -18,6 +18,8 @@ import pytest
 from tests.reports.browsing import Watched, browser, pictured, serious
 from tests.reports.conftest import HOSTILE
 from trainmedic.buckets import LIMITS, Counted
+from trainmedic.reports.comparison import compare
+from trainmedic.reports.comparison_page import render as render_comparison
 from trainmedic.reports.page import render
 from trainmedic.reports.tensorboard import TensorBoardWriter, write_report
 
@@ -225,6 +227,23 @@ def test_a_calm_run_and_a_list_of_runs(opened: Any) -> None:
     tab.get_by_role("button", name="runs/calm").click()
     expect(tab.locator("h1")).to_contain_text("Nothing wrong found")
     expect(tab.locator("main")).to_contain_text("None of the 2 rules that could judge this run found anything.")
+    assert serious(tab) == []
+
+
+# -- the page of a comparison -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["block", HOSTILE])
+def test_the_page_of_a_comparison_is_usable(opened: Any, size: tuple[int, int], scheme: str, name: str) -> None:
+    reports = [pictured(name), pictured("calm", findings=0), pictured("third", findings=1)]
+    tab = opened(render_comparison(compare(reports)), size, scheme)
+    expect(tab.locator("h1")).to_be_visible()
+    for words in ("validation/loss", "exploding-gradient", "calm"):
+        expect(tab.get_by_text(words).first).to_be_attached()
+    assert tab.locator(".plot canvas").count() >= 2
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert serious(tab) == []
 
 

@@ -13,6 +13,7 @@ from trainmedic.history import History
 from trainmedic.reports.report import Report
 from trainmedic.reports.sparkline import sparkline
 from trainmedic.reports.terminal import render
+from trainmedic.reports.verdict import verdict
 from trainmedic.reports.wording import advice_parts, measured, number, share
 
 
@@ -217,3 +218,27 @@ def test_findings_and_treatments_are_marked_below_the_curves(report: Report) -> 
     start = next(line for line in lines if line.startswith("  train/loss")).index("▁")
     assert marks["findings"].index("▲") - start == 41 * 40 // 101
     assert marks["treatments"].index("◆") - start == 60 * 40 // 101
+
+
+def test_one_illness_in_several_validation_sets_is_one_thing() -> None:
+    curves = {f"validation/g{i}/loss": [1.0, 0.8, 0.7, 0.9, 1.2] for i in range(6)}
+    history = History.of(train_loss=[1.0, 0.5, 0.2, 0.1, 0.05])
+    for name, values in curves.items():
+        history.add_series(name, range(5), values)
+    severities = [Severity.ERROR] * 2 + [Severity.WARNING] * 4
+    findings = [
+        Finding(
+            id=f"f{i}",
+            code="TM501",
+            name="overfitting",
+            severity=severity,
+            step=2,
+            detected_at=4,
+            where=(name,),
+            message=f"{name} rose",
+        )
+        for i, (name, severity) in enumerate(zip(curves, severities, strict=True))
+    ]
+    assert verdict(Report(history, findings=tuple(findings), checked=("TM501",))) == (
+        "1 thing wrong: TM501 overfitting since step 2 (6 times)"
+    )

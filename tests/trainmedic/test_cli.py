@@ -331,6 +331,27 @@ def test_a_broken_report_does_not_hide_the_run(logdir: Path) -> None:
     assert f"{logdir}: " in error_of(run("report", logdir))
 
 
+def test_report_takes_names(tmp_path: Path) -> None:
+    log = tmp_path / "gan.csv"
+    log.write_text("step,G_GAN,D_real\n" + "".join(f"{i},{3 - i / 50},{1 + i / 90}\n" for i in range(80)))
+    assert "nothing wrong found" in run("report", log, "--name", "train/loss=G_GAN").stdout
+    wrong = run("report", log, "--name", "train/loss=nowhere")
+    assert wrong.exit_code == 2
+    assert "of the name 'nowhere'" in wrong.stderr
+
+
+def test_report_takes_the_choice_of_rules(sick: Path) -> None:
+    assert "TM101" not in run("report", sick, "--select", "overfitting").stdout.split("not checked")[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_a_directory_is_not_waited_for(healthy: Path) -> None:
+    os.mkfifo(healthy.parent / "pipe.log")
+    done = subprocess.run(command("analyze", healthy.parent), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "nothing wrong found" in done.stdout
+
+
 def test_report_of_another_log_judges_it(sick: Path) -> None:
     assert "TM101 non-finite" in run("report", sick).stdout
 

@@ -1,7 +1,7 @@
 """What commands share: options, exit codes, and how results leave."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +187,15 @@ def complain(text: str) -> None:
     from trainmedic.reports.wording import printable
 
     click.echo(f"trainmedic: error: {printable(text)}", err=True)
+
+
+def complain_of_unused(names: Mapping[str, str], reports: Iterable["Report"]) -> list[str]:
+    """Names given on the command line that no log holds; each is complained of."""
+    found = {name for report in reports for name in report.history.facts.get("renamed", ())}
+    unused = [name for name in names if name not in found]
+    for name in unused:
+        complain(f"--name {names[name]}={name}: no log that was read has anything of the name {name!r}")
+    return unused
 
 
 def exit_code(reports: Sequence["Report"], unreadable: bool, fail_on: str) -> int:

@@ -1,14 +1,15 @@
 """``trainmedic analyze``."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import click
 
 from trainmedic.commands._shared import (
     chosen_settings,
     complain,
+    complain_of_unused,
     exit_code,
     fail_on_option,
     form_of,
@@ -19,9 +20,6 @@ from trainmedic.commands._shared import (
     settings_options,
     show,
 )
-
-if TYPE_CHECKING:
-    from trainmedic.reports.report import Report
 
 
 @click.command()
@@ -58,17 +56,9 @@ def analyze(
     judged = analyze_all(paths, settings, options, jobs=jobs or processors(), progress=_with_progress)
     for _, reason in judged.unreadable:
         complain(reason)
-    unused = _unused(options.names, judged.reports)
-    for name in unused:
-        complain(f"--name {options.names[name]}={name}: no log that was read has anything of the name {name!r}")
+    unused = complain_of_unused(options.names, judged.reports)
     show(judged.reports, form_of(form, output), output, judged.unreadable)
     return exit_code(judged.reports, bool(judged.unreadable or unused), fail_on)
-
-
-def _unused(names: Mapping[str, str], reports: Iterable["Report"]) -> list[str]:
-    """Names given on the command line that no log holds."""
-    found = {name for report in reports for name in report.history.facts.get("renamed", ())}
-    return [name for name in names if name not in found]
 
 
 def _with_progress(results: Iterable[Any], count: int) -> Iterator[Any]:
