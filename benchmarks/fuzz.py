@@ -247,7 +247,7 @@ def checked(seed: Seed, content: bytes, anew: bool, work: Path, judged: bool, li
         trouble = trouble or f"{(_peak() - before) >> 20} MB for one input"
     if sorted(path for path in work.rglob("*") if path.is_file()) != [work / seed.name]:
         trouble = trouble or "a file that appeared"
-    (work / seed.name).unlink()
+    (work / seed.name).unlink(missing_ok=True)
     return trouble, end
 
 

@@ -59,6 +59,8 @@ class TrainerStateReader(Reader):
         notes = []
         try:
             state = json.loads(text)
+        except RecursionError as error:
+            raise UnreadableError("it is nested too deeply") from error
         except json.JSONDecodeError as error:
             state = before_the_cut(text)
             if not isinstance(state, Mapping) or "log_history" not in state:

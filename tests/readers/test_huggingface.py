@@ -80,8 +80,8 @@ def test_in_an_output_directory_the_state_on_top_wins(tmp_path: Path) -> None:
         ('{"log_history": 5}', 'no list "log_history" in it'),
         ('{"best_metric": null}', 'no list "log_history" in it'),
         ('{"log_history": []}', "a trainer_state log without a single number in it"),
-        ('{"log_history": ' + "[" * 100_000, "broken trainer_state log"),
         ('{"log_history": [1, "x", null, {"step": [], "loss": {}}]}', "without a single number in it"),
+        ('{"log_history": ' + "[" * 100_000, "trainer_state.json: it is nested too deeply"),
     ],
 )
 def test_broken_states_are_one_clear_error(tmp_path: Path, text: str, reason: str) -> None:
