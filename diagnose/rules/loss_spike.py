@@ -48,7 +48,8 @@ class LossSpike(Rule):
     standard deviation), or are not finite; or where `often` values lie above `far_out` times the largest from before
     the first jump, and none just below. Or, in an excerpt (its first step lies more than `settled` records into the
     run): after three values or more that differ by less than `calm` of their median, `row` values in a row are above
-    `twice` the largest of them, and the newest `row` have not come back. An error once the `window` values after it
+    `twice` the largest of them, and the newest `row` have not come back; or, after `row` values as calm, one is above
+    the largest by twice `calm`, at `surge` times the median gradient norm. An error once the `window` values after it
     have given back three quarters of the gain, else a warning.
     Remedies: clip-gradients, warm-up, rewind, lower-learning-rate.
     Known limits: losses of small batches have long tails, hence `beyond`: values with a tail as heavy as 1 / x**3 pass
@@ -95,6 +96,7 @@ class LossSpike(Rule):
     twice: float = Field(
         2.0, gt=1, description="loss over the largest before, factor, of `row` values in an excerpt (as llm-foundry)"
     )
+    surge: float = Field(100.0, gt=1, description="gradient norm over its median before, factor (two decades)")
     calm: float = Field(
         0.25, gt=0, description="spread of all values before, share of their median, in an excerpt (a quarter)"
     )
@@ -111,7 +113,7 @@ class LossSpike(Rule):
         jumps = self._jumps(history, steps[usable], values[usable])
         places = np.flatnonzero(usable)
         told = [found for jump in jumps if (found := self._told(values, int(places[jump.onset]), jump)) is not None]
-        told = told or list(self._in_an_excerpt(history, steps, values))
+        told = told or list(self._in_an_excerpt(history, steps, values)) or list(self._surge(history, steps, values))
         if not told:
             return
         sure, jump, severity, after = min(told, key=lambda found: found[0])
@@ -149,6 +151,28 @@ class LossSpike(Rule):
                 return
             jump = Jump(onset, usual, usual, highest, noise(before), self.twice * highest)
             yield onset + self.row - 1, jump, Severity.WARNING, f", and {self.row - 1} records later was still up there"
+            return
+
+    def _surge(
+        self, history: History, steps: NDArray[np.int64], values: Array
+    ) -> Iterator[tuple[int, Jump, Severity, str]]:
+        """In such an excerpt: a loss that leaves its calm together with the gradients, whether it comes back or not."""
+        spacing = np.diff(steps[: self.settled])
+        if "gradient/norm" not in history or len(values) <= self.row or not np.isfinite(values).all():
+            return
+        if not values[0] > 0 or not steps[0] > self.settled * float(np.median(spacing)) > 0:
+            return
+        at, norms = history.series("gradient/norm")
+        for onset in range(self.row, min(self.settled, len(values))):
+            before, earlier, now = values[:onset], norms[at < steps[onset]], norms[at == steps[onset]]
+            usual, highest = float(np.median(before)), float(before.max())
+            limit = (1 + 2 * self.calm) * highest
+            if float(np.ptp(before)) > self.calm * usual or not values[onset] > limit or not len(now):
+                continue
+            if not now[-1] > self.surge * median(earlier) > 0:
+                continue
+            jump = Jump(onset, usual, usual, highest, noise(before), limit)
+            yield onset, jump, Severity.WARNING, f", with {now[-1] / median(earlier):.0f} times the usual gradient norm"
             return
 
     def _told(self, values: Array, onset: int, jump: Jump) -> tuple[int, Jump, Severity, str] | None:
@@ -236,6 +260,12 @@ class LossSpike(Rule):
     sick: ClassVar = (
         # an excerpt of a chronicle, one record in ten
         History.of(train_loss=[2.776, 2.773, 2.768, 7.344, 8.716, 7.654, 7.192, 6.849], steps=range(29020, 29100, 10)),
+        # another: the loss is back soon, the gradient norm was a thousand times the usual
+        History.of(
+            train_loss=[2.2, 2.22, 2.595, 2.24, 2.345, 5.1, 3.5, 3.2, 2.8, 2.2, 2.2],
+            gradient_norm=[0.24, 0.95, 2.4, 15.9, 145.0, 960.0, 353.0, 379.0, 650.0, 0.27, 0.2],
+            steps=range(31214, 31225),
+        ),
         # a broken batch, and the network is gone
         History.of(train_loss=[*np.linspace(2.3, 0.3, 100), 300.0, *[2.3] * 80]),
         # broken batches, again and again
@@ -251,6 +281,12 @@ class LossSpike(Rule):
         ),
     )
     healthy: ClassVar = (
+        # an excerpt of a run with batches of four, some of them hard
+        History.of(
+            train_loss=[0.3, 0.05, 0.4, 0.1, 0.2, 0.02, 2.0, 0.1, 0.3, 0.2],
+            gradient_norm=[0.5, 0.1, 0.6, 0.2, 0.3, 0.01, 40.0, 0.2, 0.4, 0.3],
+            steps=range(5000, 5010),
+        ),
         # batches of four: hard samples come again and again
         History.of(train_loss=[*np.linspace(2.3, 0.3, 100), *[4.0 if i % 17 == 0 else 0.05 for i in range(300)]]),
         # converged to nothing: a sample that is hard is not a broken one
