@@ -38,7 +38,7 @@ class Writing:
     SHARE = 0.005  # of the time that the thread may take for savings
     HANDED_OVER = 256  # values, or
     LATEST = 2.0  # seconds after which those that there are go to the thread
-    HISTOGRAMS = 5  # the next when the run is longer by one part of so many: 20 times in 1,000 steps, 60 in a million
+    HISTOGRAMS = 2  # the next when the run is longer by one part of so many: 12 times in 1,000 steps, 30 in a million
     FIRST_PICTURES, GROWTH = 500, 2  # pictures are drawn at this step, and whenever the run is so many times as long
 
     def __init__(self, logdir: Path, history: History) -> None:
