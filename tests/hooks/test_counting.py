@@ -116,7 +116,7 @@ def test_a_watched_run_leaves_histograms_ever_more_rarely(tmp_path: Path) -> Non
     weights, model = train(tmp_path, 301)
     events = loaded(tmp_path)
     steps = [event.step for event in events.Histograms("weights/0.weight")]
-    assert steps == [0, 10, 20, 30, 40, 50, 60, 80, 100, 120, 150, 180, 220, 270]
+    assert steps == [0, 10, 20, 30, 50, 80, 120, 180, 270]
     assert set(events.Tags()["histograms"]) == {
         f"{kind}/{name}" for name, _ in model.named_parameters() for kind in ("weights", "gradients")
     }
