@@ -53,8 +53,8 @@ class LossSpike(Rule):
     have given back three quarters of the gain, else a warning.
     Remedies: clip-gradients, warm-up, rewind, lower-learning-rate.
     Known limits: losses of small batches have long tails, hence `beyond`: values with a tail as heavy as 1 / x**3 pass
-    three times their record once in 27 records, and come back. A single jump that comes back is not told: it happens at
-    the edge of stability. Not judged: competing players, rewards, losses that are positive and negative by turns; jumps
+    three times their record once in 27 records, and come back. A single jump that comes back is not told, but of
+    an excerpt with such gradients: it happens at the edge of stability. Not judged: competing players, rewards, losses that are positive and negative by turns; jumps
     of the rate, or a rate that climbs, explain those of the loss (restarts).
     Source: PaLM's spikes and their cure, skipping batches (Chowdhery et al. 2022, arXiv:2204.02311); a spike as
     several values in a row far out follows llm-foundry, three times the record ZClip's and Megatron's use of the past.
@@ -131,49 +131,50 @@ class LossSpike(Rule):
             ],
         )
 
+    def _calm(self, steps: NDArray[np.int64], values: Array, least: int) -> Iterator[tuple[int, float, float]]:
+        """Places of an excerpt before which at least so many values, and all, are calm; their median and largest.
+
+        An excerpt begins long after its run did: what is calm there needs no ``settled`` values to be so.
+        """
+        if len(values) <= least or not np.isfinite(values).all() or not values[0] > 0:
+            return
+        if not steps[0] > self.settled * float(np.median(np.diff(steps[: self.settled]))) > 0:
+            return
+        for onset in range(least, min(self.settled, len(values))):
+            before = values[:onset]
+            usual = float(np.median(before))
+            if float(np.ptp(before)) <= self.calm * usual:
+                yield onset, usual, float(before.max())
+
     def _in_an_excerpt(
         self, history: History, steps: NDArray[np.int64], values: Array
     ) -> Iterator[tuple[int, Jump, Severity, str]]:
-        """A log that begins long after the run did: what is calm there needs no ``settled`` values to be so."""
-        spacing = np.diff(steps[: self.settled])
-        if len(values) < 3 + self.row or not np.isfinite(values).all() or not values[0] > 0:
-            return
-        if not steps[0] > self.settled * float(np.median(spacing)) > 0:
-            return
-        for onset in range(3, min(self.settled, len(values) - self.row + 1)):
-            before = values[:onset]
-            usual, highest = float(np.median(before)), float(before.max())
+        """Several values in a row far above all that an excerpt began with."""
+        for onset, usual, highest in self._calm(steps, values, 3):
             row = values[onset : onset + self.row]
-            if float(np.ptp(before)) > self.calm * usual or not row.min() > self.twice * highest:
+            if len(row) < self.row or not row.min() > self.twice * highest:
                 continue
             rates = rate_at(history, steps[[onset - 1, onset]])
             if rates[1] > 1.2 * rates[0] or not median(values[-self.row :]) > (1 + self.calm) * highest:
                 return
-            jump = Jump(onset, usual, usual, highest, noise(before), self.twice * highest)
+            jump = Jump(onset, usual, usual, highest, noise(values[:onset]), self.twice * highest)
             yield onset + self.row - 1, jump, Severity.WARNING, f", and {self.row - 1} records later was still up there"
             return
 
     def _surge(
         self, history: History, steps: NDArray[np.int64], values: Array
     ) -> Iterator[tuple[int, Jump, Severity, str]]:
-        """In such an excerpt: a loss that leaves its calm together with the gradients, whether it comes back or not."""
-        spacing = np.diff(steps[: self.settled])
-        if "gradient/norm" not in history or len(values) <= self.row or not np.isfinite(values).all():
-            return
-        if not values[0] > 0 or not steps[0] > self.settled * float(np.median(spacing)) > 0:
+        """A loss that leaves the calm of an excerpt together with the gradients, whether it comes back or not."""
+        if "gradient/norm" not in history:
             return
         at, norms = history.series("gradient/norm")
-        for onset in range(self.row, min(self.settled, len(values))):
-            before, earlier, now = values[:onset], norms[at < steps[onset]], norms[at == steps[onset]]
-            usual, highest = float(np.median(before)), float(before.max())
+        for onset, usual, highest in self._calm(steps, values, self.row):
             limit = (1 + 2 * self.calm) * highest
-            if float(np.ptp(before)) > self.calm * usual or not values[onset] > limit or not len(now):
-                continue
-            if not now[-1] > self.surge * median(earlier) > 0:
-                continue
-            jump = Jump(onset, usual, usual, highest, noise(before), limit)
-            yield onset, jump, Severity.WARNING, f", with {now[-1] / median(earlier):.0f} times the usual gradient norm"
-            return
+            now, earlier = norms[at == steps[onset]], median(norms[at < steps[onset]])
+            if values[onset] > limit and len(now) and now[-1] > self.surge * earlier > 0:
+                jump = Jump(onset, usual, usual, highest, noise(values[:onset]), limit)
+                yield onset, jump, Severity.WARNING, f", with {now[-1] / earlier:.0f} times the usual gradient norm"
+                return
 
     def _told(self, values: Array, onset: int, jump: Jump) -> tuple[int, Jump, Severity, str] | None:
         """From where on it is told, and how; ``None`` where the loss has come back."""
