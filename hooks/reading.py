@@ -120,9 +120,3 @@ class Reading:
                 at += len(layers)
         self._sent = []
         return result
-
-    def take(self, other: "Reading") -> None:
-        """Add what another reading holds."""
-        other.send()
-        self._sent += other._sent
-        self._plain += other._plain

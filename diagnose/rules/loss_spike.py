@@ -53,9 +53,10 @@ class LossSpike(Rule):
     have given back three quarters of the gain, else a warning.
     Remedies: clip-gradients, warm-up, rewind, lower-learning-rate.
     Known limits: losses of small batches have long tails, hence `beyond`: values with a tail as heavy as 1 / x**3 pass
-    three times their record once in 27 records, and come back. A single jump that comes back is not told, but of
-    an excerpt with such gradients: it happens at the edge of stability. Not judged: competing players, rewards, losses that are positive and negative by turns; jumps
-    of the rate, or a rate that climbs, explain those of the loss (restarts).
+    three times their record once in 27 records, and come back. A single jump that comes back is not told, but of an
+    excerpt with such gradients: it happens at the edge of stability. Not judged: competing players, rewards, losses
+    that are positive and negative by turns; jumps of the rate, or a rate that climbs, explain those of the loss
+    (restarts).
     Source: PaLM's spikes and their cure, skipping batches (Chowdhery et al. 2022, arXiv:2204.02311); a spike as
     several values in a row far out follows llm-foundry, three times the record ZClip's and Megatron's use of the past.
     """
