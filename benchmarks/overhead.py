@@ -1,23 +1,25 @@
 """What watching costs: watched against bare steps, interleaved in one process, on three loads and a tiny one.
 
-    python benchmarks/overhead.py [--steps 300] [--arms bare,watch] [--clock cpu] [--memory] [--device cuda --block 20]
+    python benchmarks/overhead.py [--steps 500] [--arms bare,watch] [--clock cpu] [--memory] [--device cuda --block 20]
         [LOAD ...]
 
-All arms start from one state and train on the same fresh batches, in turn, step by step, each step timed on its own (on
-a machine that does other work too, ``--clock cpu`` counts the process' own time). Denormals are flushed. Printed per
-load: the time of a bare step, then ratios to it (median over all pairs of steps, quartiles of the medians of ten parts
-of them, and the mean): bare against bare first, which is the noise of this machine, then ``watch`` with its defaults as
-in the middle of a run of 10,000 steps (2 steps of 128 are measured in full; the mean has them, if so many steps are
-timed), with everything on every step, one fused norm of all gradients, which is the floor of anything that reads each
-gradient once, torch's own ``clip_grad_norm_`` as a yardstick, a naive collector that calls ``.item()`` for each layer,
-and W&B's ``watch(log="all")`` offline at its default frequency and at 1 (where wandb is installed). ``--memory`` prints
-peak memory.
+All arms start from one state and train on the same fresh batches, step by step, in an order drawn anew for each, each
+step timed on its own (on a machine that does other work too, ``--clock cpu`` counts the process' own time). Denormals
+are flushed. Where in memory a model happens to lie makes up to 1 % of difference between equal arms, for as long as it
+lives: so all arms are made anew several times, in another order, by an allocator that keeps what is freed. Printed per load: the time of a bare step, then ratios to it (the median of the
+rounds' medians, their quartiles, and the mean): bare against bare first, which is the noise of this machine, then
+``watch`` with its defaults as in the middle of a run of 10,000 steps (2 steps of 128 are measured in full; the mean has
+them, if so many steps are timed), with everything on every step, one fused norm of all gradients, which is the floor of
+anything that reads each gradient once, torch's own ``clip_grad_norm_`` as a yardstick, a naive collector that calls
+``.item()`` for each layer, and W&B's ``watch(log="all")`` offline at its default frequency and at 1 (where wandb is
+installed). ``--memory`` prints peak memory.
 """
 
 import argparse
 import dataclasses
 import importlib.util
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -206,7 +208,10 @@ def side(load: Load, arm: str, device: str) -> Side:
     """A fresh arm: every one from the same state."""
     torch.manual_seed(0)
     model = load.model().to(device)
-    return ARMS[arm](Side(model, torch.optim.Adam(model.parameters(), 1e-4)))
+    bare = Side(model, torch.optim.Adam(model.parameters(), 1e-4))
+    x, y = load.batch()
+    bare.step(x.to(device), y.to(device))  # the optimizer's state lies where a bare run has it, in every arm
+    return ARMS[arm](bare)
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -225,29 +230,30 @@ def seconds(side: Side, batches: list[tuple[Tensor, Tensor]], device: str, clock
     return taken / len(batches)
 
 
-def ratios(load: Load, arms: list[str], arguments: argparse.Namespace) -> tuple[float, dict[str, list[float]]]:
-    """Blocks of steps of a bare arm and the others, in turn; seconds of a bare step, and each arm's ratios to it."""
-    torch.manual_seed(1)
+def ratios(load: Load, arms: list[str], arguments: argparse.Namespace, number: int) -> dict[str, list[float]]:
+    """One round: blocks of steps of a bare arm and the others, in turn. Ratios by arm; "": seconds of a bare step."""
+    torch.manual_seed(1 + number)
+    chance = random.Random(number)
+    everyone = ["", *arms]
+    shift = number % len(everyone)
     sides = {}
-    for arm in ("", *arms):
+    for arm in everyone[shift:] + everyone[:shift]:
         sides[arm] = side(load, arm, arguments.device)
         sides[arm].set_aside()
-    times: list[float] = []
-    found: dict[str, list[float]] = {arm: [] for arm in arms}
-    for i in range((arguments.warmup + arguments.steps) // arguments.block):
+    found: dict[str, list[float]] = {arm: [] for arm in everyone}
+    for i in range(arguments.warmup // arguments.block + arguments.steps // arguments.block // arguments.rounds):
         batches = [tuple(part.to(arguments.device) for part in load.batch()) for _ in range(arguments.block)]
-        turn = i % len(sides)  # none always comes after the same other one
-        order = [*sides][turn:] + [*sides][:turn]
-        taken = {arm: seconds(sides[arm], batches, arguments.device, arguments.clock) for arm in order[:: (-1) ** i]}
+        order = chance.sample(everyone, len(everyone))  # none always comes after the same other one
+        taken = {arm: seconds(sides[arm], batches, arguments.device, arguments.clock) for arm in order}
         if i >= arguments.warmup // arguments.block:
-            times.append(taken[""])
+            found[""].append(taken[""])
             for arm in arms:
                 found[arm].append(taken[arm] / taken[""])
     for each in sides.values():
         each.take_up()
         if each.close is not None:
             each.close()
-    return statistics.median(times), found
+    return found
 
 
 def memory(name: str, arm: str, device: str) -> float:
@@ -273,15 +279,26 @@ def memory(name: str, arm: str, device: str) -> float:
 
 def report(name: str, arms: list[str], arguments: argparse.Namespace) -> None:
     """Measure arms on one load, all in turn, and print a line for each."""
-    bare, found = ratios(LOADS[name], arms, arguments)
-    for arm, values in found.items():
-        blocks = [statistics.median(values[i::10]) for i in range(10)]
-        low, _, high = statistics.quantiles(blocks, n=4)
+    rounds = [ratios(LOADS[name], arms, arguments, number) for number in range(arguments.rounds)]
+    bare = statistics.median(statistics.median(found[""]) for found in rounds)
+    for arm in arms:
+        low, middle, high = statistics.quantiles([statistics.median(found[arm]) for found in rounds], n=4)
+        mean = statistics.fmean(value for found in rounds for value in found[arm])
         print(
-            f"{name:<5} {1000 * bare:8.2f} ms  {arm:<18} {statistics.median(values):6.3f} x  ({low:.3f} to {high:.3f}; "
-            f"mean {statistics.fmean(values):.3f})",
+            f"{name:<5} {1000 * bare:8.2f} ms  {arm:<18} {middle:6.3f} x  ({low:.3f} to {high:.3f}; mean {mean:.3f})",
             flush=True,
         )
+
+
+def keep_memory() -> None:
+    """Start again with an allocator that keeps what was freed.
+
+    Otherwise thousands of pages go back and forth between process and system in every step, in some arms more than in
+    others, by chance: 1 % of the time of a step that has nothing to do with what the arm does.
+    """
+    kept = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+    if not kept.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **kept})
 
 
 def main() -> None:
@@ -291,14 +308,19 @@ def main() -> None:
     parser.add_argument(
         "--arms", default=",".join(filter(None, ARMS)), help="some of the arms, by commas (default: all)"
     )
-    parser.add_argument("--steps", type=int, default=300, help="steps that are timed, on each side")
-    parser.add_argument("--warmup", type=int, default=80, help="steps before them")
+    parser.add_argument("--steps", type=int, default=500, help="steps that are timed, of each arm")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="of so many rounds, each with models of its own (2 or more)"
+    )
+    parser.add_argument("--warmup", type=int, default=40, help="steps before them, in each round")
     parser.add_argument("--block", type=int, default=1, help="steps timed as one (on a GPU at least 20)")
     parser.add_argument("--clock", default="wall", choices=tuple(CLOCKS), help="cpu: other processes do not count")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--memory", action="store_true", help="peak memory in place of time")
     arguments = parser.parse_args()
     arms = [arm for arm in ARMS if arm and arm in re.split(r",(?! )", arguments.arms)]
+    if not arguments.memory:
+        keep_memory()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if not importlib.util.find_spec("wandb") and any(arm.startswith("W&B") for arm in arms):

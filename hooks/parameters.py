@@ -61,7 +61,6 @@ class Gradients:
         self._names = [name for name, _ in self.named]
         self._of_a_kind = not self.sharded and _of_a_kind([parameter for _, parameter in self.named])
 
-    @torch.no_grad()
     def put(self, reading: Reading, scale: Tensor | float | None, *, full: bool) -> Tensor | None:
         """Gradient norms of every parameter; with ``full`` also what a sample of each tells.
 
@@ -71,6 +70,10 @@ class Gradients:
         if self._of_a_kind and not full and scale is None and (two := self._norms_at_once()) is not None:
             reading.put_row("gradient_norm", self._names, two)
             return two
+        return self._put(reading, scale, full)
+
+    @torch.no_grad()
+    def _put(self, reading: Reading, scale: Tensor | float | None, full: bool) -> Tensor | None:
         present = [(name, gradient) for name, p in self.named if (gradient := p.grad) is not None]
         if not present:
             return None
@@ -92,6 +95,8 @@ class Gradients:
         gradients = [parameter.grad for _, parameter in self.named]
         for gradient in gradients:
             if gradient is None or gradient.layout is not torch.strided or gradient.dtype is not torch.float32:
+                return None
+            if gradient.requires_grad:  # made with create_graph: its norm would get a graph too
                 return None
         return torch.stack(torch._foreach_norm(gradients))  # type: ignore[arg-type]
 

@@ -37,6 +37,9 @@ RARELY = 10
 """What changes slowly (spread of the weights, units that are equal, memory of devices) is read every tenth time."""
 
 
+LATEST = 1.0
+"""Seconds after which a step's numbers are handed over, even if they could wait for those of more steps."""
+
 RATES = ("optimizer/learning_rate", *(f"optimizer/learning_rate/{i}" for i in range(1, 8)))
 """Series of the learning rates of the first eight parameter groups."""
 
@@ -49,7 +52,9 @@ class Probe:
     Forward hooks are present only on steps that are measured, as one global hook: nothing is stored in the modules, so
     that copies of a watched model carry nothing of it. Once anything compiles, no hook comes or goes any more.
 
-    ``on_snapshot`` receives each step's numbers one step later, ``on_step`` is called at the end of each step with its
+    ``on_snapshot`` receives each step's numbers one step later, or those of up to ``together`` steps in a row of which
+    none is measured, was bad, or has numbers on a device: what is done for many steps at once finds its code in the
+    processor's caches, which a large training step empties. ``on_step`` is called at the end of each step with its
     number (from 0), ``on_error`` with any error inside the probe, which then leaves that part out. ``wants_histograms``
     is asked before a step that may have some, with its number.
     """
@@ -68,6 +73,7 @@ class Probe:
         dead_after: int = 1_000,
         sample: int = 16_384,
         wants_histograms: Callable[[int], bool] = lambda _: False,
+        together: int = 1,
     ) -> None:
         self.models = list(models)
         self.optimizers = list(optimizers)
@@ -84,6 +90,7 @@ class Probe:
         self.data_time = 0.0
         self._on_snapshot, self._on_step, self._on_error = on_snapshot, on_step, on_error
         self._wants_histograms = wants_histograms
+        self._together = together
         self._handles: list[Any] = []
         self._forward_handle: Any = None
         self._backward = Backward(self._backward_ended, self._left_over)
@@ -97,7 +104,7 @@ class Probe:
         self._frames = 0  # pieces of code that were compiled before watching began
         self._reading = Reading()
         self._values: dict[str, float] = {}
-        self._pending: _Pending | None = None
+        self._pending: list[_Pending] = []
         self._gradient_reading: Reading | None = None
         self._fixed: dict[int, Reading] = {}  # per optimizer the gradients that it has stepped with
         self._depth = [0] * len(optimizers)  # steps within steps: a subclass that calls its parent's
@@ -175,9 +182,9 @@ class Probe:
         self._backward.forget()
         self._forward_off()
         with self._guarded("the last reading"):
-            self._hand_over()
+            self.hand_over()
         self._memory.close()
-        self._pending = None
+        self._pending = []
         self._reading, self._gradient_reading, self._updates = Reading(), None, []
         self._gradients, self._fixed = Gradients([]), {}
         self._noise.begin()
@@ -333,12 +340,14 @@ class Probe:
         if "gradients" in self._off:
             return
         with self._guarded("gradients"):
-            self._trained = bool(self._trained) or any(model.training for model in self.models)
+            if self.measuring:
+                self._trained = bool(self._trained) or any(model.training for model in self.models)
             self._gradient_reading = Reading()
             norms = self._gradients.put(self._gradient_reading, self._scale(), full=self.measuring)
             if norms is not None:
-                self._noise.add(norms)
                 self._left = True
+                if self.measuring:
+                    self._noise.add(norms)
             self._gradient_reading.send()
         if self._counting and self._gradient_reading is not None and "histograms" not in self._off:
             with self._guarded("histograms"):
@@ -407,6 +416,8 @@ class Probe:
 
     def _release(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell all guards that the step is over."""
+        if not self.guards:
+            return
         for guard in [guard for guard in self.guards if hasattr(guard, "after")]:
             try:
                 guard.after(optimizer)
@@ -453,8 +464,11 @@ class Probe:
                     self._values["time/data"] = self.data_time
                 self._run_level(skipped, measured)
                 self._reading.send()
-                self._hand_over()
-                self._pending = _Pending(step, measured, self._reading, self._gradients_of_step(), self._values)
+                if self._pending and (self._pending[-1].urgent or self._enough(now)):
+                    self.hand_over()
+                self._pending.append(
+                    _Pending(step, now, measured, self._reading, self._gradients_of_step(), self._values)
+                )
                 if self._trained is not None:
                     self.observed["trains_in_eval_mode"] = not self._trained
                 if measured:
@@ -523,11 +537,22 @@ class Probe:
         if scale is not None:
             self._reading.put("optimizer/loss_scale", scale.clone() if isinstance(scale, Tensor) else scale)
 
-    def _hand_over(self) -> None:
-        """Read the numbers of the step before, which have had a step's time to leave the device."""
-        if self._pending is None:
-            return
-        pending, self._pending = self._pending, None
+    @property
+    def holds_back(self) -> bool:
+        """Whether numbers of steps before the newest are waiting for others, to be handed over together."""
+        return len(self._pending) > 1
+
+    def _enough(self, now: float) -> bool:
+        return len(self._pending) >= self._together or now - self._pending[0].ended > LATEST
+
+    def hand_over(self, *, newest: bool = True) -> None:
+        """Read the numbers of the steps before; those of the ``newest`` may still be on their way from the device."""
+        kept = len(self._pending) - (not newest)
+        pending, self._pending = self._pending[:kept], self._pending[kept:]
+        for one in pending:
+            self._hand_over(one)
+
+    def _hand_over(self, pending: "_Pending") -> None:
         rows = pending.reading.read()
         if len(pending.gradients) == 1 and pending.gradients[0][1] is None:
             rows += pending.gradients[0][0].read()
@@ -569,10 +594,16 @@ class _Pending(NamedTuple):
     """A step whose numbers are on their way."""
 
     step: int
+    ended: float
     measured: bool
     reading: Reading
     gradients: list[tuple[Reading, set[str] | None]]
     values: dict[str, float]
+
+    @property
+    def urgent(self) -> bool:
+        """Whether its numbers are handed over as soon as may be."""
+        return self.measured or not (self.reading.calm and all(reading.calm for reading, _ in self.gradients))
 
     def histograms(self) -> list[Counted]:
         """Those of its weights and of its gradients."""

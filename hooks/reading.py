@@ -1,5 +1,6 @@
 """Numbers on their way from the device to the record, without stopping the device."""
 
+import math
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
@@ -92,6 +93,13 @@ class Reading:
             Counted(kind, layers, stands_for, numbers.read().cpu().numpy())
             for kind, layers, stands_for, numbers in self._histograms
         ]
+
+    @property
+    def calm(self) -> bool:
+        """Whether all numbers are here already, and finite: nothing needs to be done about them soon."""
+        return not (self._sent or self._scalars or self._vectors) and all(
+            math.isfinite(sum(row.values)) for row in self._plain
+        )
 
     def send(self) -> None:
         """Start the transfer of what was added since the last call."""

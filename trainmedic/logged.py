@@ -1,5 +1,6 @@
 """Values that the user logs: any number or tensor of one element, averaged within a step, read a step later."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ class Logged:
     def __init__(self) -> None:
         self._numbers: dict[int, dict[str, list[float]]] = {}
         self._waiting: dict[int, Reading] = {}  # on other devices
+        self.alarming = False  # something that is not finite waits to be read
 
     def put(self, step: int, name: str, value: Any) -> None:
         """Take one value; ``UsageError`` if it is not a single real number."""
@@ -23,9 +25,11 @@ class Logged:
             self._waiting.setdefault(step, Reading()).put(name, number)
         else:
             self._numbers.setdefault(step, {}).setdefault(name, []).append(number)
+            self.alarming |= not math.isfinite(number)
 
     def take(self, before: int | None = None) -> list[tuple[int, dict[str, float]]]:
         """Mean values of all steps before a given one (all there are, without it), in step order."""
+        self.alarming = False
         due = [step for step in {**self._numbers, **self._waiting} if before is None or step < before]
         return [(step, self._means(step)) for step in sorted(due)]
 

@@ -40,6 +40,9 @@ from trainmedic.writing import Writing
 log = logging.getLogger("trainmedic")
 T = TypeVar("T")
 
+TOGETHER = 16
+"""Steps whose few numbers are taken over at once, where none of them is needed sooner."""
+
 RAISE_ERRORS = False
 """The medic's own tests set this: an error inside it is then raised instead of told once."""
 
@@ -102,6 +105,7 @@ class Medic:
             dead_after=settings.dead_after,
             sample=settings.activation_sample,
             wants_histograms=self._writing.wants_histograms if self._writing else lambda _: False,
+            together=TOGETHER if fix == "off" else 1,
         )
         self.history.architecture = self._probe.architecture
         run = Run(models, optimizers, self.history, schedulers=schedulers, scaler=scaler, loss_fn=loss_fn)
@@ -248,7 +252,8 @@ class Medic:
             self._moments.alarm(snapshot.step)
 
     def _step_ended(self, step: int) -> None:
-        self._do("recording", self._flush)
+        if not self._probe.holds_back or self._logged.alarming:
+            self._do("recording", self._flush)
         if self._moments.due(step):
             self._judge()
             self._moments.judged(step)
@@ -283,6 +288,11 @@ class Medic:
                 self._take(step, name, value)
         self._logged.send()
 
+    def _catch_up(self) -> None:
+        """Take over what can be had without waiting for a device."""
+        self._probe.hand_over(newest=False)
+        self._flush()
+
     def _take(self, step: int, name: str, value: float) -> None:
         self.history.add(name, step, value)
         if name.endswith("/loss") and value - value != 0:
@@ -291,6 +301,7 @@ class Medic:
 
     def _judge(self) -> Diagnosis:
         """Let the rules judge what is recorded; tell what is new."""
+        self._do("recording", self._catch_up)
         self.history.facts.update(self._probe.observed)
         since = self._treating.since
         diagnosis = self._do("judging", judge, self.history.since(since) if since else self.history, self._rules)

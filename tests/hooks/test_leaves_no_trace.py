@@ -107,7 +107,7 @@ def test_close_frees_what_was_kept() -> None:
     probe = medic._probe
     assert medic._keeping.examples == []
     assert not probe._backward._handles
-    assert probe._pending is None
+    assert not probe._pending
     assert probe.activations._silence == {}
 
 
