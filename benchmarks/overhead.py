@@ -6,13 +6,14 @@
 All arms start from one state and train on the same fresh batches, step by step, in an order drawn anew for each, each
 step timed on its own (on a machine that does other work too, ``--clock cpu`` counts the process' own time). Denormals
 are flushed. Where in memory a model happens to lie makes up to 1 % of difference between equal arms, for as long as it
-lives: so all arms are made anew several times, in another order, by an allocator that keeps what is freed. Printed per load: the time of a bare step, then ratios to it (the median of the
-rounds' medians, their quartiles, and the mean): bare against bare first, which is the noise of this machine, then
-``watch`` with its defaults as in the middle of a run of 10,000 steps (2 steps of 128 are measured in full; the mean has
-them, if so many steps are timed), with everything on every step, one fused norm of all gradients, which is the floor of
-anything that reads each gradient once, torch's own ``clip_grad_norm_`` as a yardstick, a naive collector that calls
-``.item()`` for each layer, and W&B's ``watch(log="all")`` offline at its default frequency and at 1 (where wandb is
-installed). ``--memory`` prints peak memory.
+lives: so all arms are made anew several times, in another order, by an allocator that keeps what is freed. Printed per
+load: the time of a bare step, then ratios to it (the median of the rounds' medians, their quartiles, and the mean):
+bare against bare first, which is the noise of this machine, then ``watch`` with its defaults as in the middle of a run
+of 10,000 steps (2 steps of 128 are measured in full; the mean has them, if so many steps are timed), with everything on
+every step, one fused norm of all gradients, which is the floor of anything that reads each gradient once, torch's own
+``clip_grad_norm_`` as a yardstick, a naive collector that calls ``.item()`` for each layer, and W&B's
+``watch(log="all")`` offline at its default frequency and at 1 (where wandb is installed). ``--memory`` prints peak
+memory.
 """
 
 import argparse
