@@ -64,6 +64,8 @@ def cost_text(report: Report) -> str:
         parts.append(f"watching cost {100 * share:.1f} % of the time")
     if seconds is not None:
         parts[-1:] = [f"{parts[-1] if parts else 'watching cost'} ({seconds:.2g} s)"]
+    if (share or 0) > 0.1 and 2 * (measured or 0) > (steps or 0):  # what it costs by default is stated: about 1 %
+        parts.append("because so short a run is measured in full")
     return ", ".join(parts)
 
 

@@ -223,7 +223,6 @@ class Medic:
         if self._closed or os.getpid() != self._process:  # a forked copy leaves the run's files alone
             return
         self._closed = True
-        self._ended = time.perf_counter()
         atexit.unregister(self.close)
         if self._status is not None:
             self._status.close()
@@ -234,6 +233,7 @@ class Medic:
         if self._writing:
             self._write("finish", self.report())
         self._keeping.close()
+        self._ended = time.perf_counter()
 
     def __enter__(self) -> Self:
         if self._closed:
