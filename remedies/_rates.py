@@ -42,6 +42,36 @@ class Envelope:
             group["lr"] = rate
 
 
+class Instead:
+    """A guard that gives the rates for the time of a step only, whatever a schedule has made of them meanwhile.
+
+    Between steps the groups hold what that schedule gives them: it goes on unseen, and finds its own rates.
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], peaks: list[float], course: Course) -> None:
+        self.course = course
+        groups = iter(peaks)
+        self._peaks = {id(o): [next(groups) for _ in o.param_groups] for o in optimizers}
+        self._steps: dict[int, int] = {}
+        self._kept: list[tuple[dict[str, Any], Any]] = []
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.after(optimizer)  # where the step before has raised, its rates are still there
+        step = self._steps.get(id(optimizer), 0)
+        self._steps[id(optimizer)] = step + 1
+        factor = self.course(step)
+        for group, peak in zip(optimizer.param_groups, self._peaks.get(id(optimizer), ()), strict=False):
+            rate = group["lr"]
+            self._kept.append((group, rate))
+            group["lr"] = torch.full_like(rate, peak * factor) if isinstance(rate, Tensor) else peak * factor
+
+    def after(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the rates back, as the very objects that they were."""
+        while self._kept:
+            group, rate = self._kept.pop()
+            group["lr"] = rate
+
+
 class Program:
     """A guard that gives an optimizer without a scheduler its rates: the ones of now times a course.
 

@@ -41,16 +41,16 @@ def choose(
 
     That list goes from the cheapest and safest to the most invasive. ``ignore`` holds names of remedies that the user
     excludes, ``tried`` how often each was tried on this illness already: it is then chosen in a larger dose, if it has
-    one, after all that were not. Nothing is changed. A remedy that does not fit what was measured proposes nothing, and
+    one, after all that were not. An act that goes past the cause, by what was measured, comes after those that do not
+    (:meth:`Remedy.waits`). Nothing is changed. A remedy that does not fit what was measured proposes nothing, and
     is in neither list. Where changes are only shown, what is left to people is among them.
     """
     by_name = {remedy.name: remedy for remedy in pharmacy()}
     choice = Choice([], [])
     doses = tried or {}
-    measuring = run.rehearsal is not None and not run.advising  # what was measured in this run beats what is usual
 
     def turn(name: str) -> tuple[int, bool]:
-        return doses.get(name, 0), not (measuring and name in by_name and by_name[name].measures)
+        return doses.get(name, 0), name in by_name and by_name[name].waits(finding, run)
 
     for name in sorted(finding.remedies, key=turn):
         remedy = by_name.get(name)

@@ -6,9 +6,14 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.lower_learning_rate import largest, rate_names, refuse_rprop
+from trainmedic.remedies.lower_learning_rate import BY_STEPS, largest, rate_names, refuse_rprop, settles_late
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
+from trainmedic.remedies.schedule_learning_rate import brought_down
+
+TOO_LOW = ("learning-rate-too-low", "unnormalized-input")
+TOO_HIGH = ("learning-rate-too-high", "loss-oscillation", *BY_STEPS)
+"""Illnesses that a rate can only be too low for, or too high."""
 
 
 class FindLearningRate(Remedy):
@@ -32,6 +37,9 @@ class FindLearningRate(Remedy):
         "slow-convergence",
         "not-learning",
         "plateau",
+        "loss-oscillation",
+        "unnormalized-input",
+        *BY_STEPS,
     )
     safety: ClassVar[Safety] = Safety.SAFE
     scales_rates: ClassVar[bool] = True
@@ -45,7 +53,9 @@ class FindLearningRate(Remedy):
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
-        if run.rehearsal is None and not run.advising:
+        if (run.rehearsal is None and not run.advising) or (finding.name in BY_STEPS and finding.step <= 1):
+            return None
+        if finding.name == "unnormalized-input" and any(where.startswith("input/") for where in finding.where):
             return None
         before = run.learning_rates()
         if not any(rate > 0 for rate in before):
@@ -64,13 +74,17 @@ class FindLearningRate(Remedy):
             "    loss = train_step(x, y)  # take a tenth of the rate at which it is lowest, and load the weights again",
         )
 
+    @classmethod
+    def waits(cls, finding: Finding, run: Run) -> bool:
+        return settles_late(finding, run) or brought_down(finding, run)
+
     def measure(self, change: Change, run: Run) -> Change | None:
         rehearsal = run.rehearsal
         if rehearsal is None or not rehearsal.ready:
             raise Refused("the medic cannot take steps by itself: pass loss_fn or step_fn, and use medic.batches")
         factor = self._sweep(run, list(change.before))
-        wrong_way = {"learning-rate-too-low": factor < 1, "learning-rate-too-high": factor > 1}
-        if max(factor, 1 / factor) < self.least or wrong_way.get(change.after["illness"], False):
+        wrong_way = factor < 1 if change.after["illness"] in TOO_LOW else factor > 1
+        if max(factor, 1 / factor) < self.least or (wrong_way and change.after["illness"] in (*TOO_LOW, *TOO_HIGH)):
             return None
         after = [rate * factor for rate in change.before]
         told = f"learning rate set from {largest(change.before):.3g} to {largest(after):.3g} by a range test"

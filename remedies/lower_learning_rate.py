@@ -2,9 +2,11 @@
 
 from typing import ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Finding
+from trainmedic.diagnose.learnt import learnt
 from trainmedic.remedies.change import Change, Safety
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
@@ -14,6 +16,10 @@ SMALLEST = 1e-3
 
 BY_STEPS = ("collapsed-output", "dead-relu", "saturated-activation")
 """Illnesses that a rate brings about by its steps: those that were there before any step are not its doing."""
+
+WON = 0.5
+"""Share of the first loss, or of the task, that a run has won which learns at its rate."""
+UNSETTLED = ("learning-rate-too-high", "noisy-gradient", "plateau", "loss-oscillation")
 
 
 class LowerLearningRate(Remedy):
@@ -52,6 +58,10 @@ class LowerLearningRate(Remedy):
     factor: float = Field(0.3, gt=0, lt=1, description="what every rate is multiplied by")
     least: float = Field(1e-8, ge=0, description="rates that would all fall below this are left alone")
 
+    @classmethod
+    def waits(cls, finding: Finding, run: Run) -> bool:
+        return settles_late(finding, run)
+
     def stronger(self) -> "LowerLearningRate | None":
         factor = self.factor * 0.1
         return LowerLearningRate(factor=factor, least=self.least) if factor >= SMALLEST else None
@@ -78,6 +88,19 @@ class LowerLearningRate(Remedy):
 
         refuse_rprop(run)
         return scale_rates(run.optimizers, run.schedulers, self.factor)
+
+
+def settles_late(finding: Finding, run: Run) -> bool:
+    """Whether a run learns at its rate and only cannot settle: then the rate is to fall over the rest of the run."""
+    if finding.name not in UNSETTLED or finding.severity == "error" or "train/loss" not in run.history:
+        return False
+    losses = run.history.series("train/loss").values
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < 20:
+        return False
+    first, now = float(np.median(losses[:10])), float(np.median(losses[-10:]))
+    known = learnt(run.history)
+    return known > WON if np.isfinite(known) else first - now > WON * abs(first)
 
 
 def rate_names(run: Run) -> tuple[str, ...]:

@@ -28,7 +28,13 @@ class NormalizeInputs(Remedy):
     computing the sample variance".
     """
 
-    treats: ClassVar[tuple[str, ...]] = ("unnormalized-input", "not-learning")
+    treats: ClassVar[tuple[str, ...]] = (
+        "unnormalized-input",
+        "not-learning",
+        "collapsed-output",
+        "dead-relu",
+        "saturated-activation",
+    )
     safety: ClassVar[Safety] = Safety.UNSAFE
     replayed: ClassVar[bool] = True
     batches: int = Field(10, ge=1, description="training batches that mean and deviation are taken of")

@@ -10,6 +10,7 @@ from trainmedic.remedies.change import Change, Safety
 from trainmedic.remedies.lower_learning_rate import largest, rate_code, rate_names, refuse_rprop
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
+from trainmedic.remedies.schedule_learning_rate import brought_down
 
 
 class RaiseLearningRate(Remedy):
@@ -33,6 +34,7 @@ class RaiseLearningRate(Remedy):
         "scheduler-misuse",
         "plateau",
         "not-learning",
+        "unnormalized-input",
     )
     safety: ClassVar[Safety] = Safety.SAFE
     scales_rates: ClassVar[bool] = True
@@ -42,6 +44,8 @@ class RaiseLearningRate(Remedy):
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
+        if finding.name == "unnormalized-input" and any(where.startswith("input/") for where in finding.where):
+            return None
         before = run.learning_rates()
         factor = self._factor(finding, run)
         if factor is None:
@@ -57,6 +61,10 @@ class RaiseLearningRate(Remedy):
             summary=f"learning rate raised from {largest(before):.3g} to {largest(after):.3g}",
             code=rate_code(run, factor),
         )
+
+    @classmethod
+    def waits(cls, finding: Finding, run: Run) -> bool:
+        return brought_down(finding, run)
 
     def _factor(self, finding: Finding, run: Run) -> float | None:
         """By what to multiply; ``None`` where steps are large enough already."""

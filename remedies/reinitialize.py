@@ -7,6 +7,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
+from trainmedic.remedies.lower_learning_rate import BY_STEPS
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
@@ -58,6 +59,10 @@ class Reinitialize(Remedy):
     off: float = Field(0.1, gt=0, lt=1, description="distance of a deviation from one that is near enough")
     tries: int = Field(5, ge=1, description="times that a layer is scaled, at most")
     whole_layer: float = Field(0.5, ge=0, le=1, description="share of dead units above which the whole layer is drawn")
+
+    @classmethod
+    def waits(cls, finding: Finding, run: Run) -> bool:
+        return finding.name in BY_STEPS and finding.step > 1  # what steps have done, steps of that size will do again
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._layers import as_code

@@ -61,6 +61,11 @@ class Remedy(BaseModel):
         """
         raise NotImplementedError
 
+    @classmethod
+    def waits(cls, finding: Finding, run: "Run") -> bool:
+        """Whether other acts have their turn first: by what was measured the cause lies elsewhere. Changes nothing."""
+        return False
+
     def stronger(self) -> "Remedy | None":
         """The same act in a larger dose, to be tried where this one was not enough; ``None`` where there is none."""
         return None

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
+from trainmedic.remedies.lower_learning_rate import BY_STEPS
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
@@ -37,6 +38,10 @@ class ReplaceActivation(Remedy):
     safety: ClassVar[Safety] = Safety.UNSAFE
     replayed: ClassVar[bool] = True
     slope: float = Field(0.01, gt=0, lt=1, description="of the leaky rectifier below zero")
+
+    @classmethod
+    def waits(cls, finding: Finding, run: Run) -> bool:
+        return finding.name in BY_STEPS and finding.step > 1  # what steps have done, steps of that size will do again
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._layers import as_code

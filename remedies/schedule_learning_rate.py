@@ -26,6 +26,10 @@ CODE: dict[str, str] = {
 }
 
 
+BROUGHT_DOWN = ("scheduler-misuse", "learning-rate-too-low", "slow-convergence", "plateau", "not-learning")
+"""Illnesses that a rate brings about which has come down too early."""
+
+
 class ScheduleLearningRate(Remedy):
     """From here on the rates follow a schedule, stepped by the medic after each step of the optimizer.
 
@@ -33,10 +37,12 @@ class ScheduleLearningRate(Remedy):
     over the rest of the run; steps too small get one cycle, up to `peak` times the rate and down. Where the length of
     the run is not known, it is cut to a tenth whenever the loss has stopped falling. `kind` asks for one by name. The
     rates stand in the optimizer's groups as with a scheduler of torch; when watching ends they stay where they are.
+    A schedule of the run's own that has brought the rate to nothing before half of the run is over gives way to a
+    cosine from the peak that it had: the rates in the groups stay that schedule's, but for the time of each step.
 
     Safety: safe. It touches no weight; undone, the rates are what they would be without it.
     Works when: the rate is never lowered, and the noise or size of its steps keeps the loss up.
-    Does not help: a run that has a schedule of its own, which is left alone; a rate that is wrong from the start.
+    Does not help: a run that has another schedule of its own, which is left alone; a rate that is wrong from the start.
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983 (cosine); Smith 2017, arXiv:1506.01186 (cyclical); Smith and
     Topin 2018, arXiv:1708.07120 (one cycle); He et al. 2016, arXiv:1512.03385 (steps); torch's ReduceLROnPlateau.
     """
@@ -50,6 +56,7 @@ class ScheduleLearningRate(Remedy):
         "divergence",
         "scheduler-misuse",
         "slow-convergence",
+        "not-learning",
     )
     safety: ClassVar[Safety] = Safety.SAFE
     rehearsed: ClassVar[bool] = False
@@ -63,6 +70,8 @@ class ScheduleLearningRate(Remedy):
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
+        if brought_down(finding, run):
+            return self._instead(run)
         if _scheduled(run):
             raise Refused("the run has a schedule of its own: give that one the right length")
         kind = self.kind or self._fitting(finding, run)
@@ -84,6 +93,20 @@ class ScheduleLearningRate(Remedy):
             + ("scheduler.step(val_loss)  # once per epoch" if kind == "plateau" else "scheduler.step()  # each step"),
         )
 
+    def _instead(self, run: Run) -> Change:
+        """A cosine from the peak that the run's own schedule had, in its place for the rest of the run."""
+        left, peaks = _left(run), _peaks(run)
+        return Change(
+            remedy=self.name,
+            before=run.learning_rates(),
+            after={"kind": "cosine", "steps": left, "peaks": peaks},
+            summary=f"in place of the run's own schedule another one (cosine) for the next {left} steps, from its peak "
+            f"of {max(peaks):.3g}",
+            code="# in place of the schedule that there is:\n"
+            f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={left})\n"
+            "scheduler.step()  # each step",
+        )
+
     def _fitting(self, finding: Finding, run: Run) -> Kind | None:
         """The schedule for what was found; ``None`` where no length is known and none fits."""
         known = "total_steps" in run.history.facts
@@ -92,10 +115,13 @@ class ScheduleLearningRate(Remedy):
         return "cosine" if known else "plateau"
 
     def apply(self, change: Change, run: Run) -> Undo:
-        from trainmedic.remedies._rates import Program, install
+        from trainmedic.remedies._rates import Instead, Program, cosine, install
 
         refuse_rprop(run)
         optimizers = list(run.optimizers)
+        if peaks := change.after.get("peaks"):
+            length = int(change.after["steps"])
+            return install(run.guards, Instead(optimizers, list(peaks), cosine(length, self.least)))
         program = Program(optimizers, self._course(change.after["kind"], int(change.after["steps"]), run))
         remove = install(run.guards, program)
 
@@ -133,6 +159,32 @@ def _scheduled(run: Run) -> bool:
     rates = run.history.series("optimizer/learning_rate").values
     rates = rates[np.isfinite(rates)]
     return len(np.unique(rates)) > max(3, len(rates) // 10)  # a few values: treatments, or a cut by hand
+
+
+def brought_down(finding: Finding, run: Run) -> bool:
+    """Whether the run's own schedule has brought the rate to nothing, long before the run ends.
+
+    A rate that is raised then is brought down again.
+    """
+    from trainmedic.remedies._rates import Instead
+
+    if finding.name not in BROUGHT_DOWN or any(isinstance(guard, Instead) for guard in run.guards):
+        return False
+    groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+    if "optimizer/learning_rate" not in run.history or not all("initial_lr" in group for group in groups):
+        return False
+    total = run.history.facts.get("total_steps") or 0
+    rates = run.history.series("optimizer/learning_rate").values
+    rates = rates[np.isfinite(rates)]
+    return len(rates) > 0 and run.step < total / 2 and bool(rates[-1] <= rates.max() / 10)
+
+
+def _peaks(run: Run) -> list[float]:
+    """The highest rate of each group so far, by what the first one had."""
+    groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+    rates = run.history.series("optimizer/learning_rate").values
+    share = float(rates[np.isfinite(rates)].max()) / max(float(groups[0]["initial_lr"]), 1e-30)
+    return [float(group["initial_lr"]) * share for group in groups]
 
 
 def _left(run: Run) -> int:

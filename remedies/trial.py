@@ -142,6 +142,8 @@ class SequentialTrial(Trial):
         since: first step of the time before that may be compared with.
         spoilt: whether the run was not worth comparing with: its loss was no longer finite, or had left its range.
         failing: whether the run was getting nowhere.
+        base: step of the state that the run was put back to for it, if it was: then what came of that state without the
+            change is what it is compared with, after as many steps.
         learnt: training loss at the start of the run, and at the state that a spoilt one was put back to.
         unless_worse: why the change stays unless a higher loss follows; empty where a lower one has to follow.
 
@@ -161,11 +163,12 @@ class SequentialTrial(Trial):
         since: int = 0,
         spoilt: bool = False,
         failing: bool = False,
+        base: int | None = None,
         learnt: tuple[float, float] | None = None,
         unless_worse: str = "",
     ) -> None:
         self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
-        self.learnt, self.unless_worse = learnt, unless_worse
+        self.learnt, self.unless_worse, self.base = learnt, unless_worse, base
         self.least = self.LEAST_FAILING if failing else LEAST_EFFECT
 
     def verdict(self, history: History, step: int) -> Verdict | None:
@@ -179,7 +182,8 @@ class SequentialTrial(Trial):
         if len(after) < self.FEW:
             kept = last and bool(self.unless_worse)
             return Verdict(True, f"hardly a step was taken; {self.unless_worse}") if kept else None
-        before = self._losses(history, max(self.since, self.start - 2 * self.window), self.start - 1)
+        first = self.start - 2 * self.window if self.base is None else self.base + 1
+        before = self._losses(history, max(self.since, first), self.start - 1)
         before = before[np.isfinite(before)]
         if self.spoilt or len(before) < self.FEW:
             return self._from_itself(after, last)
@@ -212,9 +216,15 @@ class SequentialTrial(Trial):
 
     def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
         late = after[len(after) // 2 :]
-        control, treated = float(np.median(before)), float(np.median(late))
-        expected, error = self._heading(before, len(after) * 3 / 4)
-        expected = min(control, expected)
+        treated = float(np.median(late))
+        if self.base is not None and len(before) >= len(after):
+            before = before[len(after) // 2 : len(after)]  # of the same age
+            control = expected = float(np.median(before))
+            error = _error(before)
+        else:
+            control = float(np.median(before))
+            expected, error = self._heading(before, len(after) * 3 / 4)
+            expected = min(control, expected)
         numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
         noise = 3 * float(np.hypot(error, _error(late)))
         promised, come = control - expected, control - treated
@@ -238,7 +248,11 @@ class SequentialTrial(Trial):
         count = len(before)
         young = count < self.window
         ahead = min(ahead, float(count)) if young else ahead
-        expected, error = _line(np.arange(1.0, count + 1), before, count + ahead + 1)
+        by_shares = bool((before > 0).all())  # a loss that falls by orders falls by shares, and not below zero
+        expected, error = _line(np.arange(1.0, count + 1), np.log(before) if by_shares else before, count + ahead + 1)
+        if by_shares:
+            expected = float(np.exp(expected))
+            error *= expected
         end = _flattens(before) if young else -np.inf
         return (expected, error) if expected >= end else (end, _error(before[-count // 3 :]))
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainmedic.diagnose import Finding
+from trainmedic.diagnose.learnt import learnt
 from trainmedic.keeping import Keeping
 from trainmedic.remedies._clocks import generators, restore_generators
 from trainmedic.remedies._containers import copied, size_in_bytes
@@ -68,17 +69,21 @@ class Result:
     judged_on: str
     batches: int
     steps: int
+    lowering: frozenset[str] = frozenset()
+    """Acts that lower the rate, which looks better at once."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a trial will do."""
 
-    horizons: tuple[int, int]
+    horizons: tuple[int, ...]
     candidates: list[Candidate]
     judged: Sequence[Example]
     judged_on: str
     look: int = 0
+    short: str = ""
+    """Why there is only a first horizon. That makes no controlled trial: it tells what is worth a sequential one."""
 
 
 class Controlled:
@@ -177,7 +182,8 @@ class Controlled:
     def plan(self, finding: Finding, candidates: Sequence[Candidate], look: int = 0) -> Plan | str | None:
         """What to do about a finding, or why no controlled trial can be made; ``None``: not yet, batches are coming.
 
-        ``look``: how many trials were too short to tell; each one is followed by one three times as long.
+        ``look``: how many trials were too short to tell; each one is followed by one three times as long. Where only a
+        first horizon can be paid for, the plan is one for that, and says why.
         """
         if reason := self.impossible():
             return reason
@@ -185,9 +191,12 @@ class Controlled:
         if not fit:
             return "kept batches cannot show what it does"
         total, allowed = self._allowed(finding)
-        shortest = FLOOR * LATER ** (look + 1)
+        shortest, short = FLOOR * LATER ** (look + 1), ""
         if (least := self._cost(1, shortest)) > allowed:
-            return f"it takes {math.ceil(least)} extra steps, and {max(0, int(allowed))} are allowed"
+            short = f"it takes {math.ceil(least)} extra steps, and {max(0, int(allowed))} are allowed"
+            if look or self._cost_of_first(1) > allowed:
+                return short
+            shortest = FLOOR
         distinct = len(self.rehearsal.examples)
         longest = LONGEST if self.keeping.complete else min(LONGEST, SEEN_AT_MOST * distinct)
         if self.keeping.collecting and longest < shortest:
@@ -199,6 +208,10 @@ class Controlled:
             )
         if longest < shortest:
             return f"{distinct} kept batches are too few to train on for {shortest} steps without learning them"
+        if short:
+            while len(fit) > 1 and self._cost_of_first(len(fit)) > allowed:
+                fit = fit[:-1]
+            return Plan((FLOOR,), fit, judged, judged_on, look, short)
         while len(fit) > 1 and self._cost(len(fit), shortest) > allowed:
             fit = fit[:-1]
         share = int(self.settings.trial_budget * total / (len(fit) + 1))
@@ -208,8 +221,8 @@ class Controlled:
         return Plan((last // LATER, last), fit, judged, judged_on, look)
 
     def failing(self, finding: Finding) -> bool:
-        """Whether the run is worth nothing as it is: an error, or no word of progress since its first steps."""
-        if finding.severity == "error":
+        """Whether the run is worth nothing as it is: an error, no word of progress, or no better than a constant."""
+        if finding.severity == "error" or self.knows_nothing():
             return True
         if "train/loss" not in self.run.history:
             return False
@@ -219,6 +232,12 @@ class Controlled:
             return False
         start, now = float(np.median(losses[:FEW])), float(np.median(losses[-FEW:]))
         return now > start - NO_GAIN * abs(start)
+
+    def knows_nothing(self) -> bool:
+        """Whether the loss is still that of who knows nothing of the inputs, where it can be told."""
+        history = self.run.history
+        enough = "train/loss" in history and len(history.series("train/loss").steps) >= 2 * FEW
+        return enough and learnt(history) < NO_GAIN
 
     def allows(self, remedy: Remedy, finding: Finding) -> bool:
         """Whether the steps that a remedy takes to measure what it does fit into the budget."""
@@ -237,6 +256,10 @@ class Controlled:
         """Steps, at most: each arm with its judging, and for each a control that is cooled down at the end."""
         judging = 2 * POINTS * EACH * FORWARD
         return (arms + 1) * (last + judging) + arms * (last / 3 + judging / 2)
+
+    def _cost_of_first(self, arms: int) -> float:
+        """Steps of the first horizon alone, at its least."""
+        return (arms + 1) * (FLOOR + POINTS * EACH * FORWARD)
 
     def _judged(self, finding: Finding) -> tuple[Sequence[Example], str]:
         if finding.name in VALIDATION:
@@ -292,18 +315,17 @@ class Controlled:
         finally:
             steps = math.ceil(self.rehearsal.spent - before)
             self.spent += steps
-        won = [pair for pair in compared if pair[1].won]
-        best = max(won, key=lambda pair: pair[1].effect) if won else None
-        lost = [pair for pair in compared if pair is not best]
-        ordered = [best, *lost] if best else sorted(lost, key=lambda pair: -pair[1].effect)
-        return Result(best[0] if best else None, ordered, plan.horizons, plan.judged_on, POINTS * EACH, steps)
+        ordered = sorted(compared, key=lambda pair: (not pair[1].won, math.isnan(pair[1].effect), -pair[1].effect))
+        winner = ordered[0][0] if ordered[0][1].won else None
+        lowering = frozenset(arm.candidate[0].name for arm in arms if arm.candidate is not None and arm.lowers)
+        return Result(winner, ordered, plan.horizons, plan.judged_on, POINTS * EACH, steps, lowering)
 
     def _compare(self, course: "_Course", control: Arm, arm: Arm, arms: int) -> tuple[Candidate, Comparison]:
         assert arm.candidate is not None
         if arm.broke:
             return arm.candidate, Comparison(False, arm.broke, math.nan, 1.0, (), ())
         against = list(control.judged)
-        if arm.lowers and len(arm.judged) == len(against):
+        if arm.lowers and len(arm.judged) == len(against) > 1:
             against[-1] = course.cooled(arm.candidate)
         return arm.candidate, compare(against, arm.judged, course.plan.horizons, arms)
 
@@ -341,7 +363,7 @@ class _Course:
             rows = []
             for index, point in enumerate(points(horizon)):
                 while number < point:
-                    if arm.candidate is None and number == turn:
+                    if arm.candidate is None and number == turn and len(self.plan.horizons) > 1:
                         self._late = State.capture(self.rehearsal.whole())
                     self.rehearsal.step(number)
                     number += 1

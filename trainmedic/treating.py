@@ -43,6 +43,8 @@ class OnTrial:
     treatment: Treatment
     undo: Undo
     base: State
+    fresh: State
+    """Right after the change: what training begins anew from if it is kept."""
     trial: Trial
     finding: Finding
     back: bool
@@ -86,6 +88,7 @@ class Treating:
         self._on_trial: OnTrial | None = None
         self._undo_next: tuple[OnTrial, Verdict] | None = None
         self._candidate: State | None = None
+        self._initial: State | None = None
         self._tried: dict[str, Counter[str]] = {}
         self._looks: dict[str, int] = {}  # controlled trials that were too short to tell, by illness
         self._rest_until = 0
@@ -97,7 +100,7 @@ class Treating:
     def begin(self) -> None:
         """Keep the state that training starts from: it has no history, so it is healthy."""
         if self.fix != "off":
-            self.run.healthy = State.capture(self.run)
+            self.run.healthy = self._initial = State.capture(self.run)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -150,9 +153,19 @@ class Treating:
             and self._candidate.step < finding.step - SETTLED
         ):
             self.run.healthy, self._candidate = self._candidate, None
+        self._fall_back(finding)
         choice = choose(finding, self.run, fix=self.fix, ignore=self.settings.ignore_remedies, tried=tried)
         self.refused.update(choice.refused)
         return choice
+
+    def _fall_back(self, finding: Finding) -> None:
+        """A state of after the onset is not healthy; where nothing was won since, that of the start is as good."""
+        initial, healthy = self._initial, self.run.healthy
+        if initial is None or healthy is None or initial.step > finding.step or not initial.fits(self.run):
+            return
+        late = healthy.step > finding.step or not healthy.finite() or not healthy.fits(self.run)
+        if late or self._no_better(initial, healthy.step):
+            self.run.healthy = initial
 
     def _keep_healthy(self, step: int) -> None:
         """Two states take turns: the newer one becomes the healthy one when no finding has come up since."""
@@ -161,7 +174,7 @@ class Treating:
             if step - candidate.step < SETTLED:
                 return
             spare, self.run.healthy = self.run.healthy, candidate
-        self._candidate = State.capture(self.run, into=spare)
+        self._candidate = State.capture(self.run, into=None if spare is self._initial else spare)
 
     def keep_best(self, value: float, mode: str) -> None:
         """Keep the state whose monitored value is the best so far; called when a value is logged."""
@@ -195,7 +208,8 @@ class Treating:
         """The user asks whether to stop: the one place where a change that ends the run is made."""
         if self._pending is not None and self._pending.ends_the_run:
             pending, self._pending = self._pending, None
-            self._try_in_sequence(pending, "the run ends with it")
+            now = State.capture(self.run)
+            self._try_in_sequence(pending, "the run ends with it", now, now)
         if self._stop_next:
             self._stop_next = False
             self._put_back()
@@ -233,17 +247,27 @@ class Treating:
         remedy, _ = pending.candidates[0]
         plan: Plan | str | None = "batches that were kept cannot show what it does"
         if remedy.rehearsed:
-            spoilt = self._spoilt(pending.finding, State.capture(self.run))
-            plan = "the run was spoilt" if spoilt else self._plan(pending)
+            plan = "the run was thrown out" if self._thrown_out(pending.finding) else self._plan(pending)
         if plan is None or (self._needs_steps(plan, remedy) and self._watches_first()):
             return
         if isinstance(plan, Plan) and not self.controlled.rehearsal.ready:
             plan = self.controlled.impossible()
         self._pending = None
+        now = State.capture(self.run)
+        base = self._base(pending.finding, now)
         if isinstance(plan, str):
-            self._try_in_sequence(pending, plan)
+            self._try_in_sequence(pending, plan, base, now)
+        elif plan.short:
+            self._screened(pending, plan, base, now)
         else:
-            self._try_with_control(pending, plan)
+            self._try_with_control(pending, plan, base, now)
+
+    def _thrown_out(self, finding: Finding) -> bool:
+        """Whether the run was well and is spoilt: the batches that did it are not among those kept."""
+        if not self._spoilt(finding, State.capture(self.run)):
+            return False
+        healthy = self.run.healthy
+        return healthy is None or self._initial is None or not self._no_better(self._initial, healthy.step)
 
     def _plan(self, pending: Pending) -> Plan | str | None:
         look = self._looks.get(pending.finding.name, 0)
@@ -288,24 +312,14 @@ class Treating:
 
     # -- with a control ------------------------------------------------------------------------------------------
 
-    def _try_with_control(self, pending: Pending, plan: Plan) -> None:
-        """Run the arms from the present state; apply the winner, if there is one."""
+    def _try_with_control(self, pending: Pending, plan: Plan, base: State, now: State) -> None:
+        """Run the arms from one state; apply the winner there, if there is one."""
         finding, start = pending.finding, self.run.step + 1
-        began = time.perf_counter()
-        try:
-            candidates = self._measured(finding, plan.candidates)
-            if len(candidates) < len(plan.candidates):
-                self._note_tried(finding, plan.candidates)
-            if not candidates:
-                return
-            result = self.controlled.run_trial(dataclasses.replace(plan, candidates=candidates))
-        except Exception as error:  # in the arm without any change: the state is restored
-            self.refused["controlled trial"] = _reason(error)
-            self.controlled.give_up(f"an untreated arm failed: {_reason(error)}")
-            self._try_in_sequence(pending, self.controlled.impossible())
+        result = self._compared(finding, plan, base, now)
+        if result is None:
+            if uncontrolled := self.controlled.impossible():
+                self._try_in_sequence(pending, uncontrolled, base, now)
             return
-        finally:
-            self.seconds += time.perf_counter() - began
         (remedy, change), best = result.compared[0]
         treatment = Treatment(
             finding=finding.id,
@@ -338,20 +352,42 @@ class Treating:
             ),
         )
         if result.winner:
-            now = State.capture(self.run)
             try:
+                if base is not now:
+                    base.restore(self.run, clocks=False)
                 remedy.apply(change, self.run)
             except Exception as error:
                 now.restore(self.run)
                 treatment = treatment.model_copy(update={"outcome": "refused", "reason": _reason(error)})
             else:
+                treatment = treatment.model_copy(update={"reason": _joined(_from(base, now), best.reason)})
                 self._restart(start)
+                self._begin_anew(State.capture(self.run))
                 self._cured(finding.name)
                 self._save_healthy()
         self._tell(treatment)
         self._rest_until = self.run.step + self._cooldown()
         if not result.winner:
             self._lost_all(finding, result, plan.look)
+
+    def _compared(self, finding: Finding, plan: Plan, base: State, now: State) -> Result | None:
+        """What the arms of a plan come to from a state; ``None`` where there are none. Nothing lasts."""
+        began = time.perf_counter()
+        try:
+            if base is not now:
+                base.restore(self.run, clocks=False)
+            candidates = self._measured(finding, plan.candidates)
+            if len(candidates) < len(plan.candidates):
+                self._note_tried(finding, plan.candidates)
+            return self.controlled.run_trial(dataclasses.replace(plan, candidates=candidates)) if candidates else None
+        except Exception as error:  # in the arm without any change
+            self.refused["controlled trial"] = _reason(error)
+            self.controlled.give_up(f"an untreated arm failed: {_reason(error)}")
+            return None
+        finally:
+            if base is not now:
+                now.restore(self.run)
+            self.seconds += time.perf_counter() - began
 
     def _note_tried(self, finding: Finding, candidates: Iterable[tuple[Remedy, Change]]) -> None:
         self._tried.setdefault(finding.name, Counter()).update(remedy.name for remedy, _ in candidates)
@@ -371,16 +407,72 @@ class Treating:
 
     # -- without one ---------------------------------------------------------------------------------------------
 
-    def _try_in_sequence(self, pending: Pending, uncontrolled: str) -> None:
-        """Apply the first candidate, and watch; one that is refused gives way to the next."""
-        for remedy, change in pending.candidates:
-            if not self._time_left(pending.finding, remedy) or self._reckless(pending.finding, remedy):
+    def _try_in_sequence(
+        self, pending: Pending, uncontrolled: str, base: State, now: State, seen: Result | None = None
+    ) -> None:
+        """Apply the first candidate, and watch; one that is refused gives way to the next.
+
+        ``seen``: how they did in the first steps beside an untreated copy. Who trails it is not tried, who leads it has
+        its turn first.
+        """
+        candidates = pending.candidates
+        told = {remedy.name: (change, comparison) for (remedy, change), comparison in seen.compared} if seen else {}
+        if seen is not None:
+            led = [pair for pair, comparison in seen.compared if comparison.won]
+            rest = [(r, told[r.name][0] if r.name in told else c) for r, c in candidates if (r, c) not in led]
+            candidates = led + [pair for pair in rest if pair[0].name not in {remedy.name for remedy, _ in led}]
+        for remedy, change in candidates:
+            ahead = ""
+            if seen is not None and remedy.name in told:
+                comparison = told[remedy.name][1]
+                if not comparison.effect > -LEAST_EFFECT:
+                    self._note_tried(pending.finding, [(remedy, change)])
+                    self.refused[remedy.name] = comparison.reason
+                    continue
+                if comparison.won and (remedy.name not in seen.lowering or self.controlled.failing(pending.finding)):
+                    ahead = f"{100 * comparison.effect:.2g} % below an untreated copy after {seen.horizons[0]} steps"
+            if not self._time_left(pending.finding, remedy):
                 continue
-            measured = self._measured(pending.finding, [(remedy, change)])
-            if measured and self._apply(pending.finding, *measured[0], uncontrolled):
+            if not ahead and self._reckless(pending.finding, remedy):
+                continue
+            measured = [(remedy, change)] if told else self._measured_at(base, now, pending.finding, remedy, change)
+            cost = seen.steps if seen else 0
+            if measured and self._apply(pending.finding, *measured[0], uncontrolled, base, now, ahead, cost):
                 return
 
-    def _apply(self, finding: Finding, remedy: Remedy, change: Change, uncontrolled: str) -> bool:
+    def _screened(self, pending: Pending, plan: Plan, base: State, now: State) -> None:
+        """See how the candidates do in the first steps beside an untreated copy, and try them in that order."""
+        result = self._compared(pending.finding, plan, base, now)
+        uncontrolled = plan.short
+        if result is None:
+            measured = {remedy.name for remedy, _ in plan.candidates}
+            left = [pair for pair in pending.candidates if pair[0].name not in measured or not pair[0].measures]
+            pending, uncontrolled = Pending(pending.finding, left), self.controlled.impossible() or uncontrolled
+        self._try_in_sequence(pending, uncontrolled, base, now, result)
+
+    def _measured_at(
+        self, base: State, now: State, finding: Finding, remedy: Remedy, change: Change
+    ) -> list[tuple[Remedy, Change]]:
+        """As :meth:`_measured`, at the state that the change would be made in. Nothing lasts."""
+        if base is now:
+            return self._measured(finding, [(remedy, change)])
+        try:
+            base.restore(self.run, clocks=False)
+            return self._measured(finding, [(remedy, change)])
+        finally:
+            now.restore(self.run)
+
+    def _apply(
+        self,
+        finding: Finding,
+        remedy: Remedy,
+        change: Change,
+        uncontrolled: str,
+        base: State,
+        now: State,
+        ahead: str = "",
+        extra_steps: int = 0,
+    ) -> bool:
         self._note_tried(finding, [(remedy, change)])
         start = self.run.step + 1
         treatment = Treatment(
@@ -390,9 +482,8 @@ class Treating:
             change=change,
             step=start,
             uncontrolled=uncontrolled,
+            extra_steps=extra_steps,
         )
-        now = State.capture(self.run)
-        base = self._base(finding, now)
         try:
             if base is not now:
                 base.restore(self.run, clocks=False)
@@ -403,8 +494,7 @@ class Treating:
             done = {"outcome": "refused", "reason": _reason(error), "decided_at": start}
             self._tell(treatment.model_copy(update=done))
             return False
-        if base is not now:
-            treatment = treatment.model_copy(update={"reason": f"from the healthy state of step {base.step}"})
+        treatment = treatment.model_copy(update={"reason": _joined(_from(base, now), ahead)})
         self._restart(start)
         if self.run.stop_requested:
             done = {"outcome": "kept", "decided_at": start, "reason": "the best monitored state is restored"}
@@ -418,11 +508,12 @@ class Treating:
             since=self.since_before,
             spoilt=spoilt or remedy.changes_loss,
             failing=self.controlled.failing(finding),
+            base=base.step if base is not now else None,
             learnt=self._learnt(base) if spoilt and base is not now else None,
-            unless_worse=remedy.unless_worse,
+            unless_worse=remedy.unless_worse or ahead,
         )
-        unsafe = remedy.safety is not Safety.SAFE
-        self._on_trial = OnTrial(treatment, undo, base, trial, finding, back=spoilt or unsafe)
+        unsafe, fresh = remedy.safety is not Safety.SAFE, State.capture(self.run)
+        self._on_trial = OnTrial(treatment, undo, base, fresh, trial, finding, back=spoilt or unsafe)
         return True
 
     def _window(self) -> int:
@@ -487,20 +578,25 @@ class Treating:
         healthy = self.run.healthy
         if healthy is None or not healthy.fits(self.run) or healthy.step > finding.step or not healthy.finite():
             return now
-        nothing_to_lose = (self.controlled.failing(finding) or self._young) and self._no_better(healthy)
-        return healthy if self._spoilt(finding, now) or nothing_to_lose else now
+        return healthy if self._spoilt(finding, now) or self._nothing_to_lose(finding, healthy) else now
 
-    def _no_better(self, healthy: State) -> bool:
-        """Whether the training loss has not come down since the healthy state."""
-        then, now = self._loss_at(healthy.step), self._loss_at(self.run.step)
+    def _nothing_to_lose(self, finding: Finding, healthy: State) -> bool:
+        """Whether all that came after a state is worth nothing: the loss is no lower, or still that of a constant."""
+        if self.controlled.knows_nothing():
+            return True
+        return (self.controlled.failing(finding) or self._young) and self._no_better(healthy, self.run.step)
+
+    def _no_better(self, state: State, step: int) -> bool:
+        """Whether the training loss has not come down from a state to a step."""
+        then, now = self._loss_at(state.step), self._loss_at(step)
         return then is not None and now is not None and not now < then - NO_GAIN * abs(then)
 
     def _loss_at(self, step: int) -> float | None:
-        """The training loss around a step, as a median of few."""
+        """The training loss right after a step, as a median of few."""
         if "train/loss" not in self.run.history:
             return None
         steps, losses = self.run.history.series("train/loss")
-        first = max(0, min(int(np.searchsorted(steps, step)) - FEW // 2, len(losses) - FEW))
+        first = max(0, min(int(np.searchsorted(steps, step, side="right")), len(losses) - FEW))
         near = losses[first : first + FEW]
         return float(np.median(near)) if len(near) else None
 
@@ -532,8 +628,14 @@ class Treating:
         self._candidate = None
         self._changed()
 
+    def _begin_anew(self, fresh: State) -> None:
+        """A change was kept: states from before it hold what it has replaced."""
+        self._initial = fresh
+        if self.run.healthy is None or self.run.healthy.step <= fresh.step:
+            self.run.healthy = fresh
+
     def _finish(self, on_trial: OnTrial, verdict: Verdict, step: int) -> None:
-        reason = "; ".join(part for part in (on_trial.treatment.reason, verdict.reason) if part)
+        reason = _joined(on_trial.treatment.reason, verdict.reason)
         self._tell(
             on_trial.treatment.model_copy(
                 update={
@@ -546,6 +648,7 @@ class Treating:
             )
         )
         if verdict.kept:
+            self._begin_anew(on_trial.fresh)
             self._cured(on_trial.treatment.illness)
         else:
             self._restart(step + 1)
@@ -558,6 +661,14 @@ class Treating:
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, Refused) else f"it failed: {type(error).__name__}: {error}"
+
+
+def _from(base: State, now: State) -> str:
+    return f"from the healthy state of step {base.step}" if base is not now else ""
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _finite(value: float) -> float | None:

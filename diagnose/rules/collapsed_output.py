@@ -30,7 +30,7 @@ class CollapsedOutput(Rule):
     Formula: s = standard deviation over the samples of a batch, root mean square over the outputs; s at most
     `resolution` times the largest output, in each of the last `patience` measurements, while the loss is not zero and
     no more than `works` of the task has been learnt.
-    Remedies: insert-batchnorm, reinitialize, lower-learning-rate.
+    Remedies: normalize-inputs, insert-batchnorm, reinitialize, find-learning-rate, lower-learning-rate.
     Known limits: batches of one sample show nothing. An output that varies by noise alone (dropout) has not collapsed
     in this sense; nor has one that follows the input by a hair (see vanishing-gradient). A last layer that starts at
     zero passes within `patience`.
@@ -41,7 +41,13 @@ class CollapsedOutput(Rule):
     code: ClassVar[str] = "TM305"
     root: ClassVar[Root] = Root.ARCHITECTURE
     needs: ClassVar[tuple[str, ...]] = ("output/batch_std",)
-    remedies: ClassVar[tuple[str, ...]] = ("insert-batchnorm", "reinitialize", "lower-learning-rate")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "normalize-inputs",
+        "insert-batchnorm",
+        "reinitialize",
+        "find-learning-rate",
+        "lower-learning-rate",
+    )
     explains: ClassVar[tuple[str, ...]] = (
         "not-learning",
         "plateau",

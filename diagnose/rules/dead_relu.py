@@ -26,7 +26,7 @@ class DeadRelu(Rule):
     halved its loss, or falls by three standard errors at a pace that halves it by the end, works as it is, and is held
     to `dead_units_working`. From `dead_units_error` on the layer passes
     hardly anything: an error, but in a run that works. Measurements after the loss stopped being finite do not count.
-    Remedies: reinitialize, lower-learning-rate, replace-activation.
+    Remedies: normalize-inputs, reinitialize, find-learning-rate, lower-learning-rate, replace-activation.
     Known limits: silent where all inputs are the same sample. Layers that are sparse by design (top-k, routers) look
     dead to a short window.
     Source: Lu et al. 2019, arXiv:1903.06733; half of a layer's units is also the limit of SageMaker Debugger.
@@ -36,7 +36,13 @@ class DeadRelu(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.INITIALIZATION
     needs: ClassVar[tuple[str, ...]] = ("dead_units_lasting",)
-    remedies: ClassVar[tuple[str, ...]] = ("reinitialize", "lower-learning-rate", "replace-activation")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "normalize-inputs",
+        "reinitialize",
+        "find-learning-rate",
+        "lower-learning-rate",
+        "replace-activation",
+    )
     explains: ClassVar[tuple[str, ...]] = (
         "collapsed-output",
         "not-learning",

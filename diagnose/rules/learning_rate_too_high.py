@@ -39,7 +39,7 @@ class LearningRateTooHigh(Rule):
     are large enough, and more than `held_up` of a loss that has come to rest is the noise of the steps themselves (see
     noisy-gradient). Held back where these steps came out of a calm run (a median of u before them below `calm`, or the
     first of them `leap` times the largest before, over `early` measured steps or more): that is a bad batch.
-    Remedies: rescale-loss, lower-learning-rate, find-learning-rate, warm-up, schedule-learning-rate, rewind.
+    Remedies: rescale-loss, find-learning-rate, lower-learning-rate, warm-up, schedule-learning-rate, rewind.
     Known limits: rates that are a few times too large still train, only worse, and are not told; neither are runs with
     several models or optimizers, LBFGS, and logs without updates (a curve alone does not tell the cause).
     Source: |update| / |weight| near 1e-3 is usual, and runs that train well stay below 0.3 even in their first steps;
@@ -53,8 +53,8 @@ class LearningRateTooHigh(Rule):
     needs: ClassVar[tuple[str, ...]] = ("update_ratio", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = (
         "rescale-loss",
-        "lower-learning-rate",
         "find-learning-rate",
+        "lower-learning-rate",
         "warm-up",
         "schedule-learning-rate",
         "rewind",

@@ -33,7 +33,7 @@ class LearningRateTooLow(Rule):
     and at the pace of the newest ones to the end of the run (`total_steps`, or as long again where it is not known).
     Told where path < `reach` after at least `least` losses and `share` of the run, while the rate is not on its way up
     and the loss has come down by less than `learnt` of its first level.
-    Remedies: rescale-loss, raise-learning-rate, find-learning-rate, schedule-learning-rate.
+    Remedies: rescale-loss, find-learning-rate, raise-learning-rate, schedule-learning-rate.
     Known limits: silent on what may be fine-tuning (frozen parameters, or a loss that starts at less than `pretrained`
     of chance), on several models or optimizers, and on logs without updates.
     Source: the path is an upper bound of how far weights can get from where they were drawn. Nets that were trained
@@ -46,8 +46,8 @@ class LearningRateTooLow(Rule):
     needs: ClassVar[tuple[str, ...]] = ("update_ratio", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = (
         "rescale-loss",
-        "raise-learning-rate",
         "find-learning-rate",
+        "raise-learning-rate",
         "schedule-learning-rate",
     )
     explains: ClassVar[tuple[str, ...]] = (

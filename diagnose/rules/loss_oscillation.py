@@ -60,7 +60,7 @@ class LossOscillation(Rule):
     over `batches` of them the labels of a batch vary more than of shuffled ones by a factor (an index of dispersion, 1
     in shuffled batches, the size of the batch where each holds one class) above a quarter of the batch size and above
     3, while the loss is above `unlearnt` of that of the best constant answer.
-    Remedies: lower-learning-rate, schedule-learning-rate, average-weights.
+    Remedies: find-learning-rate, lower-learning-rate, schedule-learning-rate, average-weights.
     Known limits: silent where the rate itself is cycled, players compete, or the loss is negative at times. Swings
     shorter than a block are taken for noise; noise that lasts over many values and is half as large as the loss looks
     like swings.
@@ -71,7 +71,12 @@ class LossOscillation(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.DATA
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
-    remedies: ClassVar[tuple[str, ...]] = ("lower-learning-rate", "schedule-learning-rate", "average-weights")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "find-learning-rate",
+        "lower-learning-rate",
+        "schedule-learning-rate",
+        "average-weights",
+    )
     explains: ClassVar[tuple[str, ...]] = ("not-learning", "plateau", "underfitting", "divergence", "loss-spike")
     advice: ClassVar[str] = (
         "Usually means batches that are not shuffled, or too much momentum for the learning rate. "

@@ -49,7 +49,7 @@ class NoisyGradient(Rule):
     one-sided, p above `significance`: so many runs that stand still are missed), at least `least` losses were logged,
     and it has come down by more than `learnt` and less than `works` of its first level (by the accuracy too). Batches
     of more than `batch` samples are left to learning-rate-too-high.
-    Remedies: lower-learning-rate, schedule-learning-rate, average-weights, enlarge-batch.
+    Remedies: schedule-learning-rate, lower-learning-rate, average-weights, enlarge-batch.
     Known limits: silent where a scheduler is in use, as the rate is going to fall, and where the loss is no known
     criterion (of rewards a loss tells nothing).
     Source: the stationary variance of SGD on a quadratic, rate x noise / (2 curvature) in each direction (Mandt et al.
@@ -67,8 +67,8 @@ class NoisyGradient(Rule):
         "train/loss",
     )
     remedies: ClassVar[tuple[str, ...]] = (
-        "lower-learning-rate",
         "schedule-learning-rate",
+        "lower-learning-rate",
         "average-weights",
         "enlarge-batch",
     )

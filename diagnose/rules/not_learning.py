@@ -51,7 +51,7 @@ class NotLearning(Rule):
     accuracy beats the commonest class. A loss that creeps down to `memorised` below chance counts too, while the
     validation loss is above chance and its accuracy beats nothing: so samples are learnt by heart; of classes, one that
     creeps down to `works` below it, while no validation loss of four or more was ever better.
-    Remedies: find-learning-rate, raise-learning-rate, normalize-inputs, reinitialize, replace-recurrent,
+    Remedies: normalize-inputs, find-learning-rate, raise-learning-rate, reinitialize, replace-recurrent,
     swap-optimizer, fix-labels.
     Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared error, each as a mean)
     and the labels or targets. Silent where updates are below `tiny`: then slow-convergence tells. Tasks that long
@@ -65,9 +65,9 @@ class NotLearning(Rule):
     root: ClassVar[Root] = Root.OUTCOME
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
     remedies: ClassVar[tuple[str, ...]] = (
+        "normalize-inputs",
         "find-learning-rate",
         "raise-learning-rate",
-        "normalize-inputs",
         "reinitialize",
         "replace-recurrent",
         "swap-optimizer",

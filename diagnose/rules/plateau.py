@@ -75,7 +75,7 @@ class Plateau(Rule):
     the commonest class to 1; where the targets are the inputs, more than `unexplained` of their variance is left. And
     the steps are large, |update| / |weight| above `large` at a rate that was never lowered (so that a smaller one would
     settle), or, of classes, of the usual size above `tiny`.
-    Remedies: schedule-learning-rate, lower-learning-rate, raise-learning-rate, find-learning-rate, swap-optimizer,
+    Remedies: schedule-learning-rate, find-learning-rate, lower-learning-rate, raise-learning-rate, swap-optimizer,
     unfreeze, replace-recurrent, widen-model.
     Known limits: needs the total of steps, a loss whose chance is known, and measured updates. What a regression or a
     language model could reach is not known: those are never told. A stair before the rate is cut may be as long in runs
@@ -89,9 +89,9 @@ class Plateau(Rule):
     needs: ClassVar[tuple[str, ...]] = ("train/loss", "update_ratio")
     remedies: ClassVar[tuple[str, ...]] = (
         "schedule-learning-rate",
+        "find-learning-rate",
         "lower-learning-rate",
         "raise-learning-rate",
-        "find-learning-rate",
         "swap-optimizer",
         "unfreeze",
         "replace-recurrent",

@@ -38,7 +38,8 @@ class SaturatedActivation(Rule):
     larger than `wild` / sqrt(fan) or the run has not come down by `works` of its first loss in `wait` losses; or where
     more than `stuck` of its units are flat for nearly all samples in the newest `patience` measurements, and the loss
     has come down by less than `learnt` in `wait` losses.
-    Remedies: reinitialize, insert-batchnorm, replace-activation, lower-learning-rate.
+    Remedies: normalize-inputs, reinitialize, insert-batchnorm, replace-activation, find-learning-rate,
+    lower-learning-rate.
     Known limits: gates inside of nn.LSTM and nn.GRU and attention inside of nn.MultiheadAttention are not seen. The
     last activation of a model is left in peace: it may be sure of what it says.
     Source: Glorot and Bengio 2010, section 3: saturation at the start is what sigmoids do not recover from. A law that
@@ -50,9 +51,11 @@ class SaturatedActivation(Rule):
     root: ClassVar[Root] = Root.INITIALIZATION
     needs: ClassVar[tuple[str, ...]] = ("saturated_outputs|saturated_units", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = (
+        "normalize-inputs",
         "reinitialize",
         "insert-batchnorm",
         "replace-activation",
+        "find-learning-rate",
         "lower-learning-rate",
     )
     explains: ClassVar[tuple[str, ...]] = (

@@ -55,7 +55,7 @@ class SlowConvergence(Rule):
     newest quarter is above `undone` of the loss of the best constant answer (and below twice that), while |update| /
     |weight|, the median over the matrices that move, has been below `tiny` in nine of ten measured steps, and the rate
     does not rise any more (warm-up).
-    Remedies: rescale-loss, raise-learning-rate, find-learning-rate, schedule-learning-rate, swap-optimizer.
+    Remedies: rescale-loss, find-learning-rate, raise-learning-rate, schedule-learning-rate, swap-optimizer.
     Known limits: needs measured updates, and a criterion whose chance is known (cross-entropy, binary or not, squared
     error, each as a mean). Fine-tuning moves weights by as little, but starts far below chance. Weights that moved at
     first and then died have another illness.
@@ -69,8 +69,8 @@ class SlowConvergence(Rule):
     needs: ClassVar[tuple[str, ...]] = ("train/loss", "update_ratio")
     remedies: ClassVar[tuple[str, ...]] = (
         "rescale-loss",
-        "raise-learning-rate",
         "find-learning-rate",
+        "raise-learning-rate",
         "schedule-learning-rate",
         "swap-optimizer",
     )

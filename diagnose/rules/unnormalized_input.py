@@ -71,7 +71,7 @@ class UnnormalizedInput(Rule):
     long again if at its pace it would have been there by then. Silent once `works` of the task has been learnt. An
     error where the first loss was `harm` times that of chance (then the loss alone tells what is learnt), or nothing is
     learnt still.
-    Remedies: normalize-inputs, insert-batchnorm, scale-targets.
+    Remedies: normalize-inputs, insert-batchnorm, find-learning-rate, raise-learning-rate, scale-targets.
     Known limits: needs a live run of a loss that is a mean, or of classes. Sparse and one-hot inputs have small
     features and no large ones: only the largest is looked at. What learns all the same is left alone.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3 (mean 0, equal variances of about 1, since convergence
@@ -82,7 +82,13 @@ class UnnormalizedInput(Rule):
     severity: ClassVar[Severity] = Severity.ERROR
     root: ClassVar[Root] = Root.DATA
     needs: ClassVar[tuple[str, ...]] = ("input/feature_scale_max|target/std", "train/loss")
-    remedies: ClassVar[tuple[str, ...]] = ("normalize-inputs", "insert-batchnorm", "scale-targets")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "normalize-inputs",
+        "insert-batchnorm",
+        "find-learning-rate",
+        "raise-learning-rate",
+        "scale-targets",
+    )
     explains: ClassVar[tuple[str, ...]] = (
         "bad-initialization",
         "collapsed-output",
