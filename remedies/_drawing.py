@@ -115,6 +115,19 @@ def redraw_recurrent(ledger: Ledger, layer: nn.Module, generator: torch.Generato
         ledger.forget(parameter)
 
 
+def redraw_attention(ledger: Ledger, layer: nn.Module, generator: torch.Generator) -> None:
+    """Xavier for each of query, key and value, and for what puts the heads together; biases zero."""
+    for name, parameter in layer.named_parameters():
+        if parameter.ndim != 2:
+            ledger.write(parameter, ..., 0.0)
+        elif name == "in_proj_weight":
+            parts = [draw("xavier", layer, part, generator) for part in parameter.detach().chunk(3)]
+            ledger.write(parameter, ..., torch.cat(parts))
+        else:
+            ledger.write(parameter, ..., draw("xavier", layer, parameter, generator))
+        ledger.forget(parameter)
+
+
 def reset_norm(ledger: Ledger, norm: nn.Module, units: Tensor | None) -> None:
     """Scale one and shift zero for the units whose weights were drawn anew."""
     at = ... if units is None else units

@@ -138,6 +138,12 @@ def cosine(length: int, least: float) -> Course:
     return lambda step: least + (1 - least) * (1 + math.cos(math.pi * min(step / length, 1.0))) / 2
 
 
+def cooling(length: int, least: float, held: float = 0.6) -> Course:
+    """1 for ``held`` of the way, then half a cosine down to ``least`` (Haegele et al. 2024, arXiv:2405.18392)."""
+    down = cosine(max(length - int(held * length), 1), least)
+    return lambda step: down(max(step - int(held * length), 0))
+
+
 def exponential(length: int, least: float) -> Course:
     """From 1 down to ``least`` by the same share each step."""
     return lambda step: least ** min(step / length, 1.0)

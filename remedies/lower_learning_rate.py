@@ -17,6 +17,8 @@ SMALLEST = 1e-3
 BY_STEPS = ("collapsed-output", "dead-relu", "saturated-activation")
 """Illnesses that a rate brings about by its steps: those that were there before any step are not its doing."""
 
+FEW = 10
+"""Steps before an illness shows in which it may have begun."""
 WON = 0.5
 """Share of the first loss, or of the task, that a run has won which learns at its rate."""
 UNSETTLED = ("learning-rate-too-high", "noisy-gradient", "plateau", "loss-oscillation")
@@ -24,6 +26,9 @@ UNSETTLED = ("learning-rate-too-high", "noisy-gradient", "plateau", "loss-oscill
 
 class LowerLearningRate(Remedy):
     """Multiply the learning rate of every parameter group, and all that its schedulers compute rates from, by a factor.
+
+    The factor is `factor`, or what takes the steps of the ill run down to moving the weights by `pace` of their size,
+    if that is less.
 
     The whole schedule that follows is the old one times that factor, under every scheduler that torch ships, handed
     over or not. Exceptions: a scheduler that is made later with a rate of its own (OneCycleLR, CyclicLR), and a rate
@@ -35,7 +40,8 @@ class LowerLearningRate(Remedy):
     Works when: updates are too large for the weights or the curvature: the loss swings, spikes or climbs.
     Does not help: weights that are not finite any more (rewind first); a signal that blows up through depth at any
     rate; Rprop, whose steps follow signs and not the rate.
-    Source: Bengio 2012, arXiv:1206.5533, section 3.1.1: if training diverges, try a rate about three times smaller.
+    Source: Bengio 2012, arXiv:1206.5533, section 3.1.1: if training diverges, try a rate about three times smaller;
+    updates of about a thousandth of the weights are usual: Karpathy, CS231n notes, "Ratio of weights:updates".
     """
 
     treats: ClassVar[tuple[str, ...]] = (
@@ -56,6 +62,7 @@ class LowerLearningRate(Remedy):
     safety: ClassVar[Safety] = Safety.SAFE
     scales_rates: ClassVar[bool] = True
     factor: float = Field(0.3, gt=0, lt=1, description="what every rate is multiplied by")
+    pace: float = Field(0.01, gt=0, lt=1, description="update over weight that most matrices may have in large steps")
     least: float = Field(1e-8, ge=0, description="rates that would all fall below this are left alone")
 
     @classmethod
@@ -64,14 +71,15 @@ class LowerLearningRate(Remedy):
 
     def stronger(self) -> "LowerLearningRate | None":
         factor = self.factor * 0.1
-        return LowerLearningRate(factor=factor, least=self.least) if factor >= SMALLEST else None
+        return self.model_copy(update={"factor": factor}) if factor >= SMALLEST else None
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
         if finding.name in BY_STEPS and finding.step <= 1:
             return None
         before = run.learning_rates()
-        after = [rate * self.factor for rate in before]
+        factor = self._factor(finding, run)
+        after = [rate * factor for rate in before]
         if not any(rate >= self.least for rate in after):
             return None
         return Change(
@@ -80,14 +88,24 @@ class LowerLearningRate(Remedy):
             before=before,
             after=after,
             summary=f"learning rate lowered from {largest(before):.3g} to {largest(after):.3g}",
-            code=rate_code(run, self.factor),
+            code=rate_code(run, factor),
+        )
+
+    def _factor(self, finding: Finding, run: Run) -> float:
+        """By what to multiply: the less, the larger the steps since the illness began, or just before."""
+        torn = torn_by(run, finding.step - FEW)
+        return (
+            self.factor * min(1.0, self.pace / torn / LowerLearningRate.model_fields["factor"].default)
+            if torn
+            else self.factor
         )
 
     def apply(self, change: Change, run: Run) -> Undo:
         from trainmedic.remedies._schedulers import scale_rates
 
         refuse_rprop(run)
-        return scale_rates(run.optimizers, run.schedulers, self.factor)
+        factor = next(new / old for old, new in zip(change.before, change.after, strict=True) if old)
+        return scale_rates(run.optimizers, run.schedulers, float(factor))
 
 
 def settles_late(finding: Finding, run: Run) -> bool:
@@ -101,6 +119,23 @@ def settles_late(finding: Finding, run: Run) -> bool:
     first, now = float(np.median(losses[:10])), float(np.median(losses[-10:]))
     known = learnt(run.history)
     return known > WON if np.isfinite(known) else first - now > WON * abs(first)
+
+
+def torn_by(run: Run, since: int) -> float:
+    """|update| / |weight| that most weight matrices had in the larger steps since a step; 0 where not measured."""
+    if "update_ratio" not in run.history:
+        return 0.0
+    steps, names, values = run.history.layers("update_ratio")
+    matrices = [i for i, name in enumerate(names) if len(shape_of(run, name)) != 1]
+    rows = values[steps >= since][:, matrices] if matrices else values[steps >= since]
+    rows = rows[np.isfinite(rows).any(axis=1)] if rows.size else rows
+    return float(np.percentile(np.nanmedian(rows, axis=1), 90)) if rows.size else 0.0
+
+
+def shape_of(run: Run, name: str) -> tuple[int, ...]:
+    """The shape of a parameter, by the name that the history uses."""
+    layer = run.history.architecture.get(name)
+    return layer.shape if layer is not None else ()
 
 
 def rate_names(run: Run) -> tuple[str, ...]:

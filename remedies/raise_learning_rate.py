@@ -7,7 +7,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.lower_learning_rate import largest, rate_code, rate_names, refuse_rprop
+from trainmedic.remedies.lower_learning_rate import largest, rate_code, rate_names, refuse_rprop, shape_of
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 from trainmedic.remedies.schedule_learning_rate import brought_down
@@ -88,12 +88,7 @@ def _pace(run: Run) -> float | None:
     if "update_ratio" not in run.history:
         return None
     table = run.history.layers("update_ratio")
-    matrices = [i for i, name in enumerate(table.layers) if len(_shape(run, name)) != 1]
+    matrices = [i for i, name in enumerate(table.layers) if len(shape_of(run, name)) != 1]
     newest = table.values[-10:, matrices] if matrices else table.values[-10:]
     measured = newest[np.isfinite(newest)]
     return float(np.median(measured)) if measured.size else None
-
-
-def _shape(run: Run, name: str) -> tuple[int, ...]:
-    layer = run.history.architecture.get(name)
-    return layer.shape if layer is not None else ()

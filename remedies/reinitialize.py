@@ -189,9 +189,18 @@ def _all(finding: Finding, run: Run) -> Plan:
         for i, link in enumerate(chain if named else []):
             if link.role is Role.RECURRENT:
                 plan[link.name] = {"draw": "orthogonal"}
+            elif link.module is not None and _attends(link.module):
+                plan[link.name] = {"draw": "attention"}
             elif link.role is Role.WEIGHTS and link.module is not None and drawable(link.module):
                 plan[link.name] = {"draw": "he" if activation_after(chain, i) in RECTIFIERS else "xavier"}
     return plan
+
+
+def _attends(module: "nn.Module") -> bool:
+    from torch.nn import MultiheadAttention
+
+    kinds = all(p.is_floating_point() and p.ndim in (1, 2, 3) for p in module.parameters())
+    return isinstance(module, MultiheadAttention) and module.bias_k is None and kinds
 
 
 def _shrinks(chain: "list[Link]") -> bool:
@@ -227,6 +236,9 @@ def _draw(
     if how["draw"] == "orthogonal":
         _drawing.redraw_recurrent(ledger, live[name], generator)
         return
+    if how["draw"] == "attention":
+        _drawing.redraw_attention(ledger, live[name], generator)
+        return
     weight = live[name]._parameters["weight"]
     assert weight is not None
     units = torch.tensor(how["units"], device=weight.device) if how.get("units") else None
@@ -254,5 +266,7 @@ def _code(layer: str, how: Mapping[str, Any]) -> list[str]:
         ]
     if how["draw"] == "orthogonal":
         return [f"nn.init.orthogonal_({layer}.weight_hh_l0)"]
+    if how["draw"] == "attention":
+        return [f"{layer}._reset_parameters()"]
     draw = 'kaiming_normal_({}, nonlinearity="relu")' if how["draw"] == "he" else "xavier_normal_({})"
     return [f"nn.init.{draw.format(f'{layer}.weight')}"]

@@ -37,14 +37,16 @@ class ScheduleLearningRate(Remedy):
     over the rest of the run; steps too small get one cycle, up to `peak` times the rate and down. Where the length of
     the run is not known, it is cut to a tenth whenever the loss has stopped falling. `kind` asks for one by name. The
     rates stand in the optimizer's groups as with a scheduler of torch; when watching ends they stay where they are.
-    A schedule of the run's own that has brought the rate to nothing before half of the run is over gives way to a
-    cosine from the peak that it had: the rates in the groups stay that schedule's, but for the time of each step.
+    A schedule of the run's own that has brought the rate to nothing before half of the run is over gives way to
+    the peak that it had, with a cosine at the end: the rates in the groups stay that schedule's, but for the time of
+    each step.
 
     Safety: safe. It touches no weight; undone, the rates are what they would be without it.
     Works when: the rate is never lowered, and the noise or size of its steps keeps the loss up.
     Does not help: a run that has another schedule of its own, which is left alone; a rate that is wrong from the start.
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983 (cosine); Smith 2017, arXiv:1506.01186 (cyclical); Smith and
-    Topin 2018, arXiv:1708.07120 (one cycle); He et al. 2016, arXiv:1512.03385 (steps); torch's ReduceLROnPlateau.
+    Topin 2018, arXiv:1708.07120 (one cycle); He et al. 2016, arXiv:1512.03385 (steps); Haegele et al. 2024,
+    arXiv:2405.18392 (constant, then down); torch's ReduceLROnPlateau.
     """
 
     treats: ClassVar[tuple[str, ...]] = (
@@ -94,34 +96,38 @@ class ScheduleLearningRate(Remedy):
         )
 
     def _instead(self, run: Run) -> Change:
-        """A cosine from the peak that the run's own schedule had, in its place for the rest of the run."""
+        """The peak that the run's own schedule had, and a cosine at the end, in its place for the rest of the run."""
         left, peaks = _left(run), _peaks(run)
         return Change(
             remedy=self.name,
             before=run.learning_rates(),
-            after={"kind": "cosine", "steps": left, "peaks": peaks},
-            summary=f"in place of the run's own schedule another one (cosine) for the next {left} steps, from its peak "
-            f"of {max(peaks):.3g}",
+            after={"kind": "cooling", "steps": left, "peaks": peaks},
+            summary=f"in place of the run's own schedule another one for the next {left} steps: its peak of "
+            f"{max(peaks):.3g}, and a cosine at the end",
             code="# in place of the schedule that there is:\n"
-            f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={left})\n"
+            "constant = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)\n"
+            f"down = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={left - int(0.6 * left)})\n"
+            f"scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [constant, down], [{int(0.6 * left)}])\n"
             "scheduler.step()  # each step",
         )
 
     def _fitting(self, finding: Finding, run: Run) -> Kind | None:
         """The schedule for what was found; ``None`` where no length is known and none fits."""
         known = "total_steps" in run.history.facts
+        if finding.name == "not-learning":
+            return None
         if finding.name in ("learning-rate-too-low", "slow-convergence"):
             return "one-cycle" if known and _left(run) >= self.cycle else None
         return "cosine" if known else "plateau"
 
     def apply(self, change: Change, run: Run) -> Undo:
-        from trainmedic.remedies._rates import Instead, Program, cosine, install
+        from trainmedic.remedies._rates import Instead, Program, cooling, install
 
         refuse_rprop(run)
         optimizers = list(run.optimizers)
         if peaks := change.after.get("peaks"):
             length = int(change.after["steps"])
-            return install(run.guards, Instead(optimizers, list(peaks), cosine(length, self.least)))
+            return install(run.guards, Instead(optimizers, list(peaks), cooling(length, self.least)))
         program = Program(optimizers, self._course(change.after["kind"], int(change.after["steps"]), run))
         remove = install(run.guards, program)
 

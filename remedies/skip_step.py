@@ -37,7 +37,11 @@ class SkipStep(Remedy):
     def propose(self, finding: Finding, run: Run) -> Change | None:
         if any(type(optimizer).__name__ == "LBFGS" for optimizer in run.optimizers):
             raise Refused("LBFGS computes its gradients inside step(), where they cannot be seen before it")
-        if any(isinstance(guard, Skip) for guard in run.guards) or _scaled(run) or self._too_late(run):
+        if (
+            any(isinstance(guard, Skip) and not guard.standing_by for guard in run.guards)
+            or _scaled(run)
+            or self._too_late(run)
+        ):
             return None
         return Change(
             remedy=self.name,
@@ -63,23 +67,40 @@ class SkipStep(Remedy):
 
     def apply(self, change: Change, run: Run) -> Undo:
         guard = Skip(run, int(change.after["patience"]))
-        run.guards.append(guard)
+        others = [other for other in run.guards if isinstance(other, Skip) and other.standing_by]
+        run.guards[:] = [other for other in run.guards if other not in others] + [guard]
 
         def undo() -> None:
             if guard in run.guards:
                 run.guards.remove(guard)
+                run.guards[:0] = others
 
         return undo
+
+
+def stand_by(run: Run) -> None:
+    """Hold off the first steps that are not finite, before a finding has told of them and the remedy is applied.
+
+    What the weights have taken in nobody takes out again. In a run whose gradients are finite nothing changes.
+    """
+    if not _scaled(run) and not any(type(optimizer).__name__ == "LBFGS" for optimizer in run.optimizers):
+        run.guards.append(Skip(run, SkipStep().patience, standing_by=True))
+
+
+def held_off(run: Run) -> list[int]:
+    """Steps that did nothing, since their gradients were dropped."""
+    return [step + 1 for guard in run.guards if isinstance(guard, Skip) for step in guard.skipped]
 
 
 class Skip:
     """Called right before an optimizer's step: it drops gradients that are not finite, with all others of that step.
 
-    It answers whether it did; ``skipped`` holds the steps at which it did.
+    It answers whether it did; ``skipped`` holds the steps before which it did, each by the last step known. One that
+    stands by does not answer so: what rules have not told of is not kept from them.
     """
 
-    def __init__(self, run: Run, patience: int) -> None:
-        self.run, self.patience = run, patience
+    def __init__(self, run: Run, patience: int, *, standing_by: bool = False) -> None:
+        self.run, self.patience, self.standing_by = run, patience, standing_by
         self.skipped: list[int] = []
         self._in_a_row: dict[int, int] = {}  # by optimizer
 
@@ -94,7 +115,7 @@ class Skip:
             for parameter in group["params"]:
                 parameter.grad = None
         self.skipped.append(self.run.step)
-        return True
+        return not self.standing_by
 
 
 def _finite_weights(optimizer: "torch.optim.Optimizer") -> bool:

@@ -243,16 +243,16 @@ class SequentialTrial(Trial):
 
         By a straight line, which asks more of a change than the usual course does, as losses flatten out. A run younger
         than the window has had its first fall only, which leads nowhere near that far: there a line goes as far ahead
-        as it is long, and not beyond where the fall flattens out.
+        as it is long, and not beyond where the fall flattens out. A positive loss that a line would bring to a fraction
+        of what it ever was falls by shares: there the line is one of its logarithms.
         """
         count = len(before)
         young = count < self.window
         ahead = min(ahead, float(count)) if young else ahead
-        by_shares = bool((before > 0).all())  # a loss that falls by orders falls by shares, and not below zero
-        expected, error = _line(np.arange(1.0, count + 1), np.log(before) if by_shares else before, count + ahead + 1)
-        if by_shares:
-            expected = float(np.exp(expected))
-            error *= expected
+        expected, error = _line(np.arange(1.0, count + 1), before, count + ahead + 1)
+        if (before > 0).all() and expected < float(before.min()) * SLOWED:
+            expected, error = _line(np.arange(1.0, count + 1), np.log(before), count + ahead + 1)
+            expected, error = float(np.exp(expected)), error * float(np.exp(expected))
         end = _flattens(before) if young else -np.inf
         return (expected, error) if expected >= end else (end, _error(before[-count // 3 :]))
 

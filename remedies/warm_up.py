@@ -7,7 +7,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.lower_learning_rate import refuse_rprop
+from trainmedic.remedies.lower_learning_rate import refuse_rprop, settles_late
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
@@ -31,6 +31,10 @@ class WarmUp(Remedy):
     steps: int = Field(1000, ge=1, description="of an optimizer that keeps no average of squares")
     share: float = Field(0.1, gt=0, le=0.5, description="of the run that it may take, and in which it can be of use")
     least: int = Field(10, ge=2, description="steps, however short the run")
+
+    @classmethod
+    def waits(cls, finding: Finding, run: Run) -> bool:
+        return settles_late(finding, run)
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._rates import Envelope

@@ -44,6 +44,8 @@ FEW = 10
 """Losses whose median stands for a moment of the run."""
 NO_GAIN = 0.02
 """Share of the loss by which it must have come down for the run to be worth something."""
+WELL = 0.5
+"""Share of the task that a run has learnt which is not failing, whatever else is wrong with it."""
 VALIDATION = ("overfitting",)
 """Illnesses that only validation shows."""
 ON_TRAINING, ON_VALIDATION = "training data set apart", "validation data"
@@ -221,8 +223,8 @@ class Controlled:
         return Plan((last // LATER, last), fit, judged, judged_on, look)
 
     def failing(self, finding: Finding) -> bool:
-        """Whether the run is worth nothing as it is: an error, no word of progress, or no better than a constant."""
-        if finding.severity == "error" or self.knows_nothing():
+        """Whether the run is worth little as it is: an error and not half of the task learnt, or no progress at all."""
+        if (finding.severity == "error" and not learnt(self.run.history) > WELL) or self.knows_nothing():
             return True
         if "train/loss" not in self.run.history:
             return False

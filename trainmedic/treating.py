@@ -18,12 +18,15 @@ import numpy as np
 
 from trainmedic.controlled import FEW, NO_GAIN, Controlled, Plan, Result
 from trainmedic.diagnose import Finding
+from trainmedic.diagnose.learnt import learnt
+from trainmedic.diagnose.robust import rejected_steps
 from trainmedic.history import History
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Rival, Safety, Treatment
 from trainmedic.remedies.choose import Choice, Fix, choose
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
+from trainmedic.remedies.skip_step import SkipStep, held_off, stand_by
 from trainmedic.remedies.trial import LEAST_EFFECT, SequentialTrial, Trial, Verdict
 from trainmedic.settings import Settings
 
@@ -32,6 +35,8 @@ LEAST_WINDOW = 20
 """Steps that a change is watched for, at least."""
 IN_VAIN = 2
 """Changes that are tried without a control, and undone, in a run that is getting somewhere."""
+LITTLE = 0.1
+"""Share of the task that a failing run may lose which is put back to where it was well."""
 SETTLED = 10
 """Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
@@ -42,13 +47,14 @@ class OnTrial:
 
     treatment: Treatment
     undo: Undo
-    base: State
+    before: State
+    """What is put back when it is undone: the state before it, or the healthy one if that was spoilt."""
     fresh: State
     """Right after the change: what training begins anew from if it is kept."""
     trial: Trial
     finding: Finding
     back: bool
-    """Whether the state that it began from is put back when it is undone, even if nothing got worse."""
+    """Whether that is put back even if nothing got worse."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,9 @@ class Treating:
         """Keep the state that training starts from: it has no history, so it is healthy."""
         if self.fix != "off":
             self.run.healthy = self._initial = State.capture(self.run)
+            judged = {rule.name for rule in self.settings.configured_rules()}
+            if SkipStep.name not in self.settings.ignore_remedies and not judged.isdisjoint(SkipStep.treats):
+                stand_by(self.run)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -222,7 +231,7 @@ class Treating:
             self._undo_next = None
             on_trial.undo()
             if verdict.worse or on_trial.back:
-                on_trial.base.restore(self.run, clocks=False)
+                on_trial.before.restore(self.run, clocks=False)
             else:  # weights moved by the run's own optimizer, which are no worse: the steps are not thrown away
                 verdict = verdict._replace(reason=f"{verdict.reason}; what was learnt meanwhile stays")
             self._finish(on_trial, verdict, self.run.step)
@@ -513,7 +522,8 @@ class Treating:
             unless_worse=remedy.unless_worse or ahead,
         )
         unsafe, fresh = remedy.safety is not Safety.SAFE, State.capture(self.run)
-        self._on_trial = OnTrial(treatment, undo, base, fresh, trial, finding, back=spoilt or unsafe)
+        before = base if spoilt else now
+        self._on_trial = OnTrial(treatment, undo, before, fresh, trial, finding, back=spoilt or unsafe)
         return True
 
     def _window(self) -> int:
@@ -582,7 +592,7 @@ class Treating:
 
     def _nothing_to_lose(self, finding: Finding, healthy: State) -> bool:
         """Whether all that came after a state is worth nothing: the loss is no lower, or still that of a constant."""
-        if self.controlled.knows_nothing():
+        if self.controlled.failing(finding) and learnt(self.run.history) < LITTLE:
             return True
         return (self.controlled.failing(finding) or self._young) and self._no_better(healthy, self.run.step)
 
@@ -612,11 +622,13 @@ class Treating:
         if "train/loss" not in self.run.history:
             return False
         steps, losses = self.run.history.series("train/loss")
-        losses = losses[steps >= self.since]
+        counts = (steps >= self.since) & ~np.isin(steps, rejected_steps(self.run.history))
+        counts &= ~np.isin(steps, held_off(self.run))
+        steps, losses = steps[counts], losses[counts]
         if not len(losses) or not np.isfinite(losses[-1]):
             return bool(len(losses))
         sane = losses[np.isfinite(losses)]
-        healthy = sane[: max(1, int(np.searchsorted(steps[steps >= self.since], finding.step, side="right")))]
+        healthy = sane[: max(1, int(np.searchsorted(steps, finding.step, side="right")))]
         return bool(losses[-1] > 10 * max(float(np.median(healthy)), 1e-12) and losses[-1] > sane.min() * 10)
 
     def _restart(self, start: int) -> None:

@@ -51,8 +51,8 @@ class NotLearning(Rule):
     accuracy beats the commonest class. A loss that creeps down to `memorised` below chance counts too, while the
     validation loss is above chance and its accuracy beats nothing: so samples are learnt by heart; of classes, one that
     creeps down to `works` below it, while no validation loss of four or more was ever better.
-    Remedies: normalize-inputs, find-learning-rate, raise-learning-rate, reinitialize, replace-recurrent,
-    swap-optimizer, fix-labels.
+    Remedies: normalize-inputs, find-learning-rate, raise-learning-rate, schedule-learning-rate, reinitialize,
+    replace-recurrent, swap-optimizer, fix-labels.
     Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared error, each as a mean)
     and the labels or targets. Silent where updates are below `tiny`: then slow-convergence tells. Tasks that long
     sit at chance before they are learnt (copying over many steps, parity) look the same for half of the run; a
@@ -68,6 +68,7 @@ class NotLearning(Rule):
         "normalize-inputs",
         "find-learning-rate",
         "raise-learning-rate",
+        "schedule-learning-rate",
         "reinitialize",
         "replace-recurrent",
         "swap-optimizer",

@@ -73,6 +73,15 @@ class Placebo(Act):
         return scaled(run, 1.001)
 
 
+class SafePlacebo(Placebo):
+    """The same, and safe.
+
+    Safety: safe.
+    """
+
+    safety: ClassVar = Safety.SAFE
+
+
 class Harm(Act):
     """Makes the model worse: of weights that are all zero nothing is learnt.
 
@@ -205,6 +214,7 @@ def test_what_helps_wins_and_the_report_has_its_numbers() -> None:
     assert kept.p_value is not None
     assert kept.p_value < 0.01
     assert [rival.change.remedy for rival in kept.rivals] == ["harm"]
+
     assert kept.batches == 10
     assert kept.judged_on == "training data set apart"
     assert kept.extra_steps == loop.medic.report().cost["trial_steps"] > 2 * kept.horizons[1]
@@ -329,7 +339,7 @@ def test_healthy_trainings_are_left_alone(name: str) -> None:
 
 
 def reason(loop: Loop, steps: int = 100) -> str:
-    loop.run(steps, Harm())
+    loop.run(steps, SafePlacebo())
     assert loop.treatments
     assert {treatment.trial for treatment in loop.treatments} == {"sequential"}
     return loop.treatments[0].uncontrolled
@@ -354,22 +364,34 @@ def test_a_step_that_is_not_the_users_makes_no_controlled_trial() -> None:
     ],
 )
 def test_the_report_says_why_there_is_no_control(watch: dict[str, Any], told: str) -> None:
-    assert told in reason(Loop(**watch))
+    assert told in reason(Loop(still, **watch))
 
 
 @pytest.mark.usefixtures("no_other")
 def test_a_warning_is_given_less_than_an_error() -> None:
     loop = Loop(total_steps=2_000)
-    loop.run(60, LowerLearningRate(), finding=MILD)
+    loop.run(60, SafePlacebo(), finding=MILD)
     assert "100 are allowed" in (loop.treatments or loop.medic._treating.record())[0].uncontrolled
 
 
 @pytest.mark.usefixtures("no_other")
 def test_an_unsafe_act_needs_a_control_in_a_run_that_is_getting_somewhere() -> None:
     loop = Loop(total_steps=800)
-    loop.run(60, Harm(), finding=MILD)
+    loop.run(60, Placebo(), finding=MILD)
     assert loop.treatments == ()
-    assert "would need a control" in dict(loop.medic.report().refused)["harm"]
+    assert "would need a control" in dict(loop.medic.report().refused)["placebo"]
+
+
+@pytest.mark.usefixtures("no_other")
+def test_where_two_horizons_cannot_be_paid_for_the_first_one_tells_what_is_worth_a_try() -> None:
+    """Who trails an untreated copy is not tried, who leads it has its turn first; no control is claimed."""
+    loop = Loop(still, total_steps=300)
+    loop.run(100, Harm(), Help())
+    (kept,) = loop.treatments
+    assert (kept.change.remedy, kept.outcome, kept.trial) == ("help", "kept", "sequential")
+    assert "below an untreated copy after 30 steps" in kept.reason
+    assert "150 are allowed" in kept.uncontrolled
+    assert 90 < kept.extra_steps <= 150
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
