@@ -1,6 +1,7 @@
 """TM501: validation gets worse while training gets better."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
@@ -13,6 +14,8 @@ from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.robust import Array, noise, thinned
 from trainmedic.history import History, Series
 
+LOWEST_OF_THREE = 0.85
+"""How many standard deviations the lowest of three normal values lies below their level, on average."""
 MEDIAN_OVER_MEAN = 1.2533
 """Standard error of a median by that of a mean, of normal values: sqrt(pi / 2)."""
 
@@ -31,22 +34,26 @@ class Overfitting(Rule):
     Why it is bad: what is learnt from there on is the training set itself; every further step costs and makes it worse.
     Usual causes: too few data for the size of the model; wrong labels that can be memorised; no regularisation;
     training for too long.
-    Formula: the median of the last `smooth` validation losses lies above that around the best one by `rise` of its
-    value, by `given_back` of all that had been gained (first loss of the run minus the best), by more than any rise
+    Formula: the median of the last `smooth` validation losses lies above the level at the best one (the median of it
+    and its neighbours, at most 0.85 standard deviations of noise above it) by `rise` of that, by more than any rise
     that the run has come back from, and by `sigmas` standard deviations of noise (the larger of that of second
-    differences and that around a straight line since the best); the values since the best rise (Kendall's tau against
-    time, one-sided, p below `p_value` at the first look, a k-th of it at the k-th, and still at the end); and the
-    training loss fell meanwhile, by `fall` and beyond its noise. Where no accuracy is known, a loss of `multiple` times
-    its best counts however small a part of the gain that is, as a warning; where the accuracy became worse too, by two
-    standard errors, any rise by `rise` does. Also a warning: the accuracy is no worse, so that only the confidence
-    suffers. Silent again once the loss is back at its best.
+    differences and that around a straight line since the best). It is there to stay, by one of two tests with a chance
+    below `p_value` (a k-th of it at the k-th look, and still at the end): the values from the best on rise (Kendall's
+    tau against time, one-sided), or all of the newer half of them lie above it (by the lowest of them, as if `least`
+    were independent). The training loss fell meanwhile, by `fall` and beyond its noise. And it matters: `given_back` of
+    all that had been gained (first loss of the run minus the best) is lost, or the loss is `multiple` times its best.
+    Where the best is below `solved` of the first loss, an accuracy that is no worse silences it, and where no accuracy
+    is known the loss must be that multiple; where the accuracy became worse too, by two standard errors, any rise by
+    `rise` counts. Of a validation set with accuracies only, the same of 1 - accuracy, beyond its standard error. A
+    warning where the accuracy is no worse, or less than `severe` of the gain is lost. Silent again once the loss is
+    back at its best.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
-    Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 five can just show a trend
-    (1 in 120 orders of five rises throughout). False alarms in 7,200 simulated runs of 15 to 100 evaluations with noise
-    of 2 to 20 % of the gain: 1 in 800 where the noise of neighbours is independent, 1 in 185 where it correlates by
-    0.5, 1 in 22 by 0.8. A language model begins at the log of its vocabulary, so that its gain is large and a small
-    rise goes unsaid.
+    Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
+    (1 in 120 orders of five has no fall). False alarms in 3,600 simulated runs of 8 to 100 evaluations that converge,
+    with noise of 2 to 20 % of the gain: 1 in 1,200 where the noise of neighbours is independent, 1 in 200 where it
+    correlates by 0.5, 1 in 37 by 0.8. A language model begins at the log of its vocabulary, so that its gain is large
+    and a small rise goes unsaid.
     Source: Prechelt 1998, "Early stopping - but when?" (generalisation loss of 5 %); Kendall 1938.
     """
 
@@ -75,91 +82,168 @@ class Overfitting(Rule):
 
     rise: float = Field(0.05, gt=0, description="rise above the best, share of the best (Prechelt's GL of 5 %)")
     given_back: float = Field(
-        0.1, gt=0, le=1, description="rise above the best, share of what was gained since the start (a tenth matters)"
+        0.05, gt=0, le=1, description="rise above the best, share of what was gained since the start (as much again)"
     )
+    solved: float = Field(
+        0.2, gt=0, lt=1, description="best loss over the first, below which only a worse accuracy counts (four fifths)"
+    )
+    severe: float = Field(0.1, gt=0, le=1, description="the same, from which it is an error (a tenth matters)")
     multiple: float = Field(2.0, gt=1, description="validation loss over its best, factor, where no accuracy is known")
     sigmas: float = Field(3.0, gt=0, description="rise, standard deviations of its own noise (three-sigma rule)")
     p_value: float = Field(0.01, gt=0, lt=1, description="chance of such a trend in values without order (convention)")
     fall: float = Field(0.01, gt=0, lt=1, description="fall of the training loss since then, share (less is none)")
-    least: int = Field(5, ge=3, description="evaluations after the best one (5 can show p < 0.01)")
+    least: int = Field(4, ge=3, description="evaluations after the best one (4 rises in a row have p < 0.01)")
     recent: int = Field(200, ge=10, description="newest evaluations, for noise and trend (bounds the cost)")
     smooth: int = Field(3, ge=1, description="evaluations that are judged together (one outlier in three is outvoted)")
 
     def unmet(self, history: History) -> str | None:
-        """Needs a training loss and at least one validation loss."""
-        return super().unmet(history) or (None if _validation_losses(history) else "no validation loss in this history")
+        """Needs a training loss and at least one validation loss or accuracy."""
+        known = _validation_losses(history) or _lone_accuracies(history)
+        return super().unmet(history) or (None if known else "no validation loss in this history")
 
     def check(self, history: History) -> Iterator[Finding]:
         start = _level(history.series("train/loss").values)
         for name in _validation_losses(history):
-            steps, values = history.series(name)
-            finite = np.isfinite(values)
-            steps, values = steps[finite], values[finite]
             known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
-            turn = self._turn(history, steps, values, start, known)
-            if turn is not None:
-                yield self._told(name, steps, values, turn, start, known)
+            yield from self._judged(history, name, history.series(name), start, known)
+        for name in _lone_accuracies(history):
+            steps, values = history.series(name)
+            whole = 100.0 if np.nanmax(values, initial=0.0) > 1 else 1.0
+            yield from self._judged(history, name, Series(steps, 1 - values / whole), -np.inf, None, of_errors=True)
+
+    def _judged(
+        self,
+        history: History,
+        name: str,
+        series: Series,
+        start: float,
+        known: Series | None,
+        *,
+        of_errors: bool = False,
+    ) -> Iterator[Finding]:
+        finite = np.isfinite(series.values)
+        steps, values = series.steps[finite], series.values[finite]
+        turn = self._turn(history, steps, values, start, known, of_errors)
+        if turn is not None:
+            yield self._told(name, steps, values, turn, start, known, of_errors)
 
     def _told(
-        self, name: str, steps: NDArray[np.int64], values: Array, turn: Turn, start: float, accuracy: Series | None
+        self,
+        name: str,
+        steps: NDArray[np.int64],
+        values: Array,
+        turn: Turn,
+        start: float,
+        accuracy: Series | None,
+        of_errors: bool,
     ) -> Finding:
         best, now = float(values[turn.best]), float(np.median(values[-self.smooth :]))
         back = min(1.0, (now - best) / _gain(values, turn.best, start))
         before, after, doubt = _accuracies(accuracy, int(steps[turn.best]), self.smooth)
+        what = f"1 - {name}" if of_errors else name
         evidence = [
-            Evidence(name=f"{name} above its best", value=_percent(now - best, best), limit=100 * self.rise, unit="%"),
+            Evidence(name=f"{what} above its best", value=_percent(now - best, best), limit=100 * self.rise, unit="%"),
             Evidence(name="share of the gain given back", value=100 * back, limit=100 * self.given_back, unit="%"),
-            Evidence(name="chance of such a trend", value=turn.p_value, limit=self.p_value),
+            Evidence(name="chance of such a rise", value=turn.p_value, limit=self.p_value),
         ]
         if accuracy is not None:
             evidence.append(Evidence(name="validation accuracy", value=after, limit=before))
-        mild = after >= before - doubt or back < self.given_back
+        mild = after >= before - doubt or back < self.severe
+        rose = f"{what} rose from its best of {best:.4g} at step {steps[turn.best]} to {now:.4g}, "
         return self.finding(
             step=steps[turn.best],
             detected_at=steps[turn.sure],
             where=(name,),
             severity=Severity.WARNING if mild else Severity.ERROR,
-            message=f"{name} rose from its best of {best:.4g} at step {steps[turn.best]} to {now:.4g}, "
+            message=rose
             + ("although the accuracy is no worse" if after >= before - doubt else "while the training loss fell"),
             evidence=evidence,
         )
 
     def _turn(
-        self, history: History, steps: NDArray[np.int64], values: Array, start: float, accuracy: Series | None
+        self,
+        history: History,
+        steps: NDArray[np.int64],
+        values: Array,
+        start: float,
+        accuracy: Series | None,
+        of_errors: bool,
     ) -> Turn | None:
         """The first evaluation at which all that was known until then shows the turn, if it still holds at the end."""
         best = len(values) - 1 - int(np.argmin(values[::-1])) if len(values) else 0  # of equal ones the last
         if len(values) - 1 - best < self.least:
             return None
-        level = float(np.median(values[max(0, best - 1) : best + 2]))  # one lucky evaluation is not a level
         floor = self.given_back * _gain(values, best, start)
-        before, after, doubt = _accuracies(accuracy, int(steps[best]), self.smooth)
-        if accuracy is None and level > 0:
-            floor = min(floor, (self.multiple - 1) * level)
-        elif after < before - 2 * doubt:
-            floor = 0.0  # both became worse
+        if not of_errors:
+            floor = self._floor(values, best, start, floor, _accuracies(accuracy, int(steps[best]), self.smooth))
         now = np.full(len(values), -np.inf)
         now[self.smooth - 1 :] = np.median(sliding_window_view(values, self.smooth), axis=1)
-        limit = level + max(self.rise * abs(level), floor, _overcome(now[self.smooth - 1 : best]))
-        if not now[-1] > limit or now[-1] - level <= self.sigmas * self._noise(values, best):
+        overcome = _overcome(now[self.smooth - 1 : best])
+
+        def rise_at(i: int) -> float | None:
+            """The chance of a rise like that until then; ``None`` where it is too small or within the noise."""
+            known = values[: i + 1]
+            sigma = self._noise(known, best)
+            if of_errors:
+                sigma = max(sigma, _doubt(known))
+            level = self._level_at(known, best, sigma)
+            if not now[i] - level > max(self.rise * abs(level), floor, overcome, self.sigmas * sigma):
+                return None
+            return min(self._trend(known, best), self._lasting(known, best, level, sigma))
+
+        at_end = rise_at(len(values) - 1)
+        if at_end is None or at_end > self.p_value:
             return None
-        if self._trend(values, best) > self.p_value:
-            return None
-        for i in _looks(np.flatnonzero(now > limit), best, self.least):
-            if now[i] - level <= self.sigmas * self._noise(values[: i + 1], best):
-                continue
-            p_value = self._trend(values[: i + 1], best)
+        for i in _looks(np.arange(len(values)), best, self.least):
+            p_value = rise_at(i)
             looks = i - best - self.least + 1
-            if p_value < self.p_value / looks and self._training_fell(history, int(steps[best]), int(steps[i])):
+            if p_value is None or p_value >= self.p_value / looks:
+                continue
+            if self._training_fell(history, int(steps[best]), int(steps[i])):
                 return Turn(best, i, p_value)
         return None
 
+    def _floor(
+        self, values: Array, best: int, start: float, floor: float, accuracies: tuple[float, float, float]
+    ) -> float:
+        """The smallest rise of a loss that matters, by what is known of the accuracy; infinite where none does."""
+        before, after, doubt = accuracies
+        if after < before - 2 * doubt:
+            return 0.0  # both became worse
+        least = float(values[best])
+        solved = 0 < least < self.solved * max(float(values[0]), start)
+        if math.isfinite(after):
+            return math.inf if solved else floor  # only the confidence of a few answers suffers
+        doubled = (self.multiple - 1) * least
+        return floor if not least > 0 else doubled if solved else min(floor, doubled)
+
+    def _level_at(self, values: Array, best: int, sigma: float) -> float:
+        """The level at the best evaluation: one lucky value is not a level.
+
+        The median of it and its neighbours, where that is no further off than a lowest of three lies below its level.
+        """
+        around = float(np.median(values[max(0, best - 1) : best + 2]))
+        return min(around, float(values[best]) + LOWEST_OF_THREE * sigma)
+
     def _trend(self, values: Array, best: int) -> float:
-        """Chance of a rise as steady as that since the best among values without order."""
+        """Chance of a rise as steady as that since the best among values without order, the best among them."""
         from scipy.stats import kendalltau
 
-        since = values[max(best + 1, len(values) - self.recent) :]
+        since = values[max(best, len(values) - self.recent) :]
         return float(kendalltau(np.arange(len(since)), since, alternative="greater").pvalue)
+
+    def _lasting(self, values: Array, best: int, level: float, sigma: float) -> float:
+        """Chance that the newer half of the values since the best lie so far above it if nothing has changed.
+
+        However they go up and down there: the lowest of them, as a number of standard deviations above the level.
+        """
+        from scipy.stats import norm
+
+        since = values[max(best + 1, len(values) - self.recent) :]
+        newer = since[-max(self.least, (len(since) + 1) // 2) :]
+        apart = float(newer.min() - level) / max(sigma, float(np.finfo(float).tiny))
+        independent = min(len(newer), self.least)  # evaluations of one network are alike
+        return float(norm.sf(apart - LOWEST_OF_THREE) ** independent)
 
     def _noise(self, values: Array, best: int) -> float:
         """Standard deviation of the noise; neighbours that are alike hide from differences, not from a line."""
@@ -226,6 +310,13 @@ class Overfitting(Rule):
 
 def _validation_losses(history: History) -> list[str]:
     return [name for name in history.names() if name.startswith("validation/") and name.endswith("/loss")]
+
+
+def _lone_accuracies(history: History) -> list[str]:
+    """Accuracies of validation sets whose loss is not logged."""
+    names = history.names()
+    found = [name for name in names if name.startswith("validation/") and name.endswith("accuracy")]
+    return [name for name in found if name.removesuffix("accuracy") + "loss" not in names]
 
 
 def _level(values: Array) -> float:
