@@ -157,7 +157,7 @@ def test_where_nearly_all_is_solved_only_the_accuracy_counts() -> None:
         validation_accuracy=[*np.linspace(0.5, 0.97, 10), *[0.965, 0.97] * 15],
     )
     assert look(history) == []
-    history.add_series("validation/accuracy", range(40), [*np.linspace(0.5, 0.97, 10), *np.linspace(0.97, 0.9, 30)])
+    history.add_series("validation/accuracy", range(40), [*np.linspace(0.5, 0.97, 10), *np.linspace(0.97, 0.8, 30)])
     assert len(look(history)) == 1
 
 
