@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmedic.diagnose.memo import remembered
-from trainmedic.diagnose.robust import Array, medians
+from trainmedic.diagnose.robust import Array, medians, uniform_level
 from trainmedic.history import History, LayerTable
 
 SPAN = 10
@@ -69,17 +69,8 @@ def _start(history: History, losses: Array) -> float:
     if not len(known):
         return float("nan")
     start = float(min(known[0], np.median(known)))
-    level = chance(history)
+    level = uniform_level(history)
     return min(start, level) if start < 4 * level else start  # far above it may be a sum
-
-
-def chance(history: History) -> float:
-    """The cross-entropy of not knowing anything, infinite where it is not known."""
-    classes, loss = history.facts.get("classes"), history.facts.get("loss")
-    entropy = loss in ("CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss")
-    if not entropy or history.facts.get("reduction", "mean") != "mean" or not isinstance(classes, int) or classes < 2:
-        return float("inf")
-    return math.log(classes)
 
 
 def streak(flags: NDArray[np.bool_]) -> int | None:

@@ -6,19 +6,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainmedic.diagnose.memo import remembered
-from trainmedic.diagnose.robust import Array, median, preceding_median
+from trainmedic.diagnose.robust import Array, chance_level, median, preceding_median
 from trainmedic.history import History, Layer, Series
 
-ENTROPIES = ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss")
-BINARY = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits", "BCELoss", "binary_cross_entropy")
-SQUARES = ("MSELoss", "mse_loss")
-ABSOLUTES = ("L1Loss", "l1_loss")
 SPAN = 10
 """Values that are judged together: their median."""
 SAMPLES = 200
 """Samples whose accuracy is judged, at least: one that is right by a half is known to a thirtieth."""
-NORMAL_ABSOLUTE = 0.8
-"""Mean absolute value of a normal distribution of standard deviation 1: sqrt(2 / pi)."""
 
 
 @remembered
@@ -39,29 +33,10 @@ def shares(history: History) -> dict[str, float]:
     return {name: float(mean) for name, mean, count in zip(table.layers, means, seen, strict=True) if count}
 
 
-@remembered
 def chance(history: History) -> float:
-    """The loss of who knows how targets are distributed, and nothing of the inputs; NaN where that is not known.
-
-    Cross-entropy: the entropy of the labels. Squared error: the variance of the targets. Absolute error: four fifths of
-    their standard deviation. Only of losses that are means, of one criterion.
-    """
-    loss = history.facts.get("loss")
-    if history.facts.get("reduction", "mean") != "mean":
-        return float("nan")
-    if loss in ENTROPIES:
-        known = np.array([share for share in shares(history).values() if share > 0])
-        classes = history.facts.get("classes")
-        if len(known) > 1:
-            return float(-(known * np.log(known)).sum() / known.sum())
-        return float(np.log(classes)) if isinstance(classes, int) and classes > 1 else float("nan")
-    if loss in BINARY:
-        ones = level(history, "target/mean")
-        return float(-ones * np.log(ones) - (1 - ones) * np.log(1 - ones)) if 0 < ones < 1 else float("nan")
-    spread = level(history, "target/std")
-    if not 0 < spread < 1e18:
-        return float("nan")
-    return spread**2 if loss in SQUARES else NORMAL_ABSOLUTE * spread if loss in ABSOLUTES else float("nan")
+    """The loss of who knows how targets are distributed, and nothing of the inputs; NaN where that is not known."""
+    found = chance_level(history)
+    return float("nan") if found is None else found
 
 
 @remembered

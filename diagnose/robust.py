@@ -56,51 +56,68 @@ def progress(history: History, name: str = "train/loss", span: int = 10) -> tupl
     """
     steps, values = history.series(name)
     start = float(np.fmin.reduce([*values[np.isfinite(values)][:1], median(values[:span])]))
-    start = float(np.fmin(start, _chance(history, start)))
+    level = uniform_level(history)
+    start = min(start, level) if start < 4 * level else start  # far above it may be a sum
     here = preceding_median(values, span)
     here[-1] = median(values[-span:])
     return steps, (start - here) / max(abs(start), np.finfo(float).tiny)
 
 
-def _chance(history: History, start: float) -> float:
-    """The cross-entropy of not knowing anything, NaN where it is not known.
+def uniform_level(history: History) -> float:
+    """The cross-entropy of taking all classes for equally likely, infinite where that is not known."""
+    classes = history.facts.get("classes")
+    if history.facts.get("loss") not in ENTROPIES or history.facts.get("reduction", "mean") != "mean":
+        return math.inf
+    return math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
 
-    A loss that starts far above it may be logged as a sum.
-    """
-    classes, loss = history.facts.get("classes"), history.facts.get("loss")
-    entropy = loss in ("CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss")
-    entropy = entropy and history.facts.get("reduction") == "mean"
-    if not entropy or not isinstance(classes, int) or classes < 2:
-        return float("nan")
-    chance = math.log(classes)
-    return chance if start < 4 * chance else float("nan")
+
+ENTROPIES = ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss")
+BINARY = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits", "BCELoss", "binary_cross_entropy")
+SQUARES = ("MSELoss", "mse_loss")
+ABSOLUTES = ("L1Loss", "l1_loss")
+NORMAL_ABSOLUTE = 0.8
+"""Mean absolute value of a normal distribution of standard deviation 1: sqrt(2 / pi)."""
 
 
 @remembered
 def chance_level(history: History, until: float = math.inf) -> float | None:
-    """The loss of the best constant answer, for a criterion whose floor is 0; ``None`` where it cannot be told.
+    """The loss of who knows how targets are distributed, and nothing of the inputs; ``None`` where it cannot be told.
 
     Of classes the entropy of the labels seen (of all classes alike, where they were not counted), of yes and no the
-    entropy of their share, of numbers their variance. Only what was measured up to step ``until`` counts.
+    entropy of their share, of squared errors the variance of the targets, of absolute ones four fifths of their
+    standard deviation. Only of losses that are means of one criterion, by what was measured up to step ``until``.
     """
     loss, classes = history.facts.get("loss"), history.facts.get("classes")
     if history.facts.get("reduction", "mean") != "mean":
         return None
-    if (
-        loss in ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss")
-        and isinstance(classes, int)
-        and classes > 1
-    ):
+    if loss in ENTROPIES and isinstance(classes, int) and classes > 1:
         shares = label_shares(history, until)
         return math.log(classes) if shares is None else float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
-    binary = ("BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
-    if loss in binary and _measured(history, "target/binary", until) == 1:
+    if loss in BINARY and _measured(history, "target/binary", until) == 1:
         share = min(max(_measured(history, "target/mean", until), 0.0), 1.0)
         return float(-sum(p * math.log(max(p, 1e-12)) for p in (share, 1 - share)))
-    if loss in ("MSELoss", "mse_loss"):
-        spread = _measured(history, "target/std", until)
-        return spread**2 if 0 < spread < math.inf else None
-    return None
+    spread = target_spread(history, until)
+    if not 0 < spread < 1e18:
+        return None
+    return spread**2 if loss in SQUARES else NORMAL_ABSOLUTE * spread if loss in ABSOLUTES else None
+
+
+@remembered
+def target_spread(history: History, until: float = math.inf) -> float:
+    """Standard deviation of the targets, NaN where it is not known.
+
+    Within batches, and, where these are too small to show it, of their means: the law of total variance.
+    """
+    within = _measured(history, "target/std", until)
+    size = history.facts.get("batch_size")
+    if not isinstance(size, int) or size >= 16 or "target/mean" not in history or not within >= 0:
+        return within
+    steps, means = history.series("target/mean")
+    means = means[(steps <= until) & np.isfinite(means)]
+    own = history.series("target/std")
+    inside = own.values[(own.steps <= until) & np.isfinite(own.values)]
+    with np.errstate(all="ignore"):
+        return float((np.mean(inside**2) + np.var(means)) ** 0.5) if len(means) > 10 and len(inside) else within
 
 
 @remembered

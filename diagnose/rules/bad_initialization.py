@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import chance, course_of, gains, matrices, moved
+from trainmedic.diagnose.course import course_of, gains, matrices, moved
 from trainmedic.diagnose.learnt import learnt, level
+from trainmedic.diagnose.robust import uniform_level
 from trainmedic.history import History, Layer, LayerTable
 
 _CLASSES = {"classes": 10, "loss": "CrossEntropyLoss", "reduction": "mean"}
@@ -147,7 +148,7 @@ class BadInitialization(Rule):
     def _blown_up(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
         """A first forward pass, before any step, that explodes through depth and is sure of what is wrong."""
         ratio, at, layers = _spread(history, lowest=False)
-        guess = chance(history)
+        guess = uniform_level(history)
         if at != history.first_step or not ratio > self.explosion or "train/loss" not in history:
             return None
         start = float(history.series("train/loss").values[0])
@@ -172,8 +173,8 @@ class BadInitialization(Rule):
             return at, seen, Evidence(name=name, value=ratio, limit=self.explosion)
         if "train/loss" in history:
             steps, losses = history.series("train/loss")
-            if self.over_chance * chance(history) < losses[0] < np.inf:
-                limit = self.over_chance * chance(history)
+            if self.over_chance * uniform_level(history) < losses[0] < np.inf:
+                limit = self.over_chance * uniform_level(history)
                 return (
                     int(steps[0]),
                     f"the loss starts at {losses[0]:.3g}",
@@ -195,7 +196,7 @@ class BadInitialization(Rule):
             return None
         if "input/feature_scale_max" in history and level(history, "input/feature_scale_max") > self.scaled:
             return None  # the inputs are far off, not the weights
-        run, guess = course_of(history), chance(history)
+        run, guess = course_of(history), uniform_level(history)
         start, since = float(run.losses[0]), int(np.searchsorted(run.places, self.wait - 1))
         if since >= len(run) or not self.over_chance * guess < start < np.inf:
             return None

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, chance, course_of, moved, several, streak
-from trainmedic.diagnose.robust import Array, medians
+from trainmedic.diagnose.course import Course, course_of, moved, several, streak
+from trainmedic.diagnose.robust import Array, medians, uniform_level
 from trainmedic.history import History, Layer
 
 RECENT = 10  # measured steps whose pace is taken for the rest of the run
@@ -79,7 +79,7 @@ class LearningRateTooLow(Rule):
         if several(history) or history.facts.get("optimizer") == "LBFGS" or _tuned_finely(history):
             return
         course = course_of(history)
-        if not len(course) or course.start < self.pretrained * chance(history) < np.inf:
+        if not len(course) or course.start < self.pretrained * uniform_level(history) < np.inf:
             return
         path, pace, total = _paths(history, course.steps)
         done = course.steps - course.all_steps[0] + 1

@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.learnt import BINARY, ENTROPIES, SQUARES, learnt, level
-from trainmedic.diagnose.robust import Array, median
+from trainmedic.diagnose.learnt import learnt, level
+from trainmedic.diagnose.robust import BINARY, ENTROPIES, SQUARES, Array, median
 from trainmedic.history import History
 
 MOVING = ("View", "UnsafeView", "Reshape", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze", "Select", "Slice")

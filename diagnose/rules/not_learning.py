@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.learnt import SQUARES
 from trainmedic.diagnose.robust import (
+    SQUARES,
     Array,
     adversarial,
     beats_chance,

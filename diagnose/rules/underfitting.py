@@ -1,5 +1,7 @@
 """TM502: both training and validation stay bad."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -9,13 +11,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.learnt import SQUARES
 from trainmedic.diagnose.robust import (
+    SQUARES,
     Array,
     adversarial,
     beats_chance,
     block_medians,
     chance_level,
+    correct_by_chance,
     gone,
     holds_since,
     median,
@@ -34,6 +37,8 @@ class Fit(NamedTuple):
     level: float
     chance: float
     least: float  # share of chance that is left at the end, at least
+    lowest: float  # of the blocks of the run
+    flat: bool
     why: str
 
 
@@ -73,15 +78,23 @@ class Underfitting(Rule):
     Usual causes: too few units, or one layer that is too narrow; dropout, decay or augmentation that leaves nothing of
     the signal; part of the model that is not trained.
     Formula: after `half` of the run's steps (`steps` losses, where its length is not known), with steps that are not
-    tiny (`tiny`), either (1) of classes: the training loss is still above `poor` of that of the best constant answer,
-    will be so at the end of the run at the pace of its last quarter, and was never a tenth better; the validation loss
-    is no better; and accuracy beats chance (else not-learning tells); or (2) where the targets are the inputs: more
-    than `unexplained` of their variance is left, nothing of it has gone since the third quarter (`sigmas` standard
-    errors or a fiftieth), and the narrowest layer has at most a `narrow`-th of the outputs' width.
+    tiny (`tiny`). What is left is the training loss over that of the best constant answer (at most `above` more than
+    all), as it will be at the end of the run at the pace of its last quarter; where that loss is not known, the errors
+    of training over those of naming the commonest class. Told where the architecture shows why: a layer of at most
+    `units` stands before four times as many classes, or before `narrow` times as many numbers, and more than `much` is
+    left; or the targets are the inputs, nothing has gone since the third quarter (`sigmas` standard errors or a
+    fiftieth), a layer is `narrow` times narrower than the output and more than `unexplained` is left; or a dropout
+    layer takes more than `dropped` of what its activation gives, and more than `much` is left in training and
+    validation; or there is a single matrix, and what is left lies within `near` of all. Else, of classes, more than
+    `weak` is left in training and validation, and it was never a tenth better: more than `poor`, while accuracy beats
+    chance (where training and validation are within `near` of it, not-learning tells); or, of three classes and more
+    that are no tokens, nothing has gone since the third quarter, steps are not `large`, and the best accuracy lies
+    within a `quarter` of the way from the commonest class to 1.
     Remedies: weight-decay, unfreeze, widen-model.
-    Known limits: how well a task can be done is not known in general, so that only runs close to chance are told, and
-    of squared errors those without noise in the targets. A code of two numbers that is meant for a picture is narrow
-    by design.
+    Known limits: how well a task can be done is not known in general: a small model of one number or of two classes is
+    told close to chance only, since its targets may be noise. Labels of which three in four are wrong look the same.
+    A code of two numbers that is meant for a picture is narrow by design. Dropout is seen where a module for the
+    activation stands before it.
     Source: Goodfellow, Bengio, Courville 2016, Deep Learning, section 5.2 (both errors high, and close to each other).
     """
 
@@ -90,7 +103,7 @@ class Underfitting(Rule):
     root: ClassVar[Root] = Root.OUTCOME
     needs: ClassVar[tuple[str, ...]] = ("train/loss",)
     remedies: ClassVar[tuple[str, ...]] = ("weight-decay", "unfreeze", "widen-model")
-    explains: ClassVar[tuple[str, ...]] = ("plateau",)
+    explains: ClassVar[tuple[str, ...]] = ("plateau", "not-learning")
     advice: ClassVar[str] = (
         "Usually means that the model is too small for the task, or regularised too much. "
         "Do this: take regularisation away (dropout 0, weight_decay 0), and if the training loss does not fall, widen "
@@ -102,7 +115,25 @@ class Underfitting(Rule):
     unexplained: float = Field(
         0.05, gt=0, lt=1, description="share of the variance of targets that are the inputs (nothing of it is noise)"
     )
+    much: float = Field(
+        0.3, gt=0, lt=1, description="what is left of that of knowing nothing, where the architecture shows why"
+    )
     narrow: float = Field(32.0, gt=1, description="width of the outputs over that of the narrowest layer (32 to 1)")
+    units: int = Field(
+        3, ge=1, description="units of a layer that is narrow for four times as many classes (gates are wider)"
+    )
+    dropped: float = Field(
+        0.75, gt=0.5, lt=1, description="share of values that dropout takes away (usual is up to a half)"
+    )
+    weak: float = Field(0.75, gt=0, lt=1, description="loss over that of knowing nothing, of three classes and more")
+    quarter: float = Field(
+        0.25, gt=0, lt=1, description="share of the way from the commonest class to 1, of accuracies at that level"
+    )
+    large: float = Field(
+        1e-2, gt=0, description="|update| / |weight| above which the rate is to blame (ten times the usual)"
+    )
+    near: float = Field(0.03, gt=0, lt=1, description="distance from knowing nothing that is nothing, share of it")
+    above: float = Field(0.2, gt=0, lt=1, description="loss above that of knowing nothing, share of it (its noise)")
     half: float = Field(0.5, gt=0, le=1, description="share of the run's steps (slow starters have begun by then)")
     steps: int = Field(
         1_000, ge=50, description="losses, where the length of the run is not known (twenty epochs of 50)"
@@ -111,11 +142,11 @@ class Underfitting(Rule):
     tiny: float = Field(2e-4, ge=0, lt=1, description="|update| / |weight|, below which the run is slow, not underfit")
 
     def unmet(self, history: History) -> str | None:
-        """Needs a loss whose chance level is known."""
-        known = super().unmet(history) is not None or chance_level(history) is not None
-        return super().unmet(history) or (
-            None if known else "the loss of knowing nothing is not known for this history"
-        )
+        """Needs a loss whose chance level is known, or an accuracy with its classes."""
+        if (reason := super().unmet(history)) is not None or chance_level(history) is not None:
+            return reason
+        known = "output/accuracy" in history and "label_share" in history
+        return None if known else "the loss of knowing nothing is not known for this history"
 
     def check(self, history: History) -> Iterator[Finding]:
         if adversarial(history):
@@ -123,8 +154,7 @@ class Underfitting(Rule):
         steps, values = history.series("train/loss")
         usable = np.abs(values) < 1e100
         steps, values = steps[usable], values[usable]
-        same = reconstructs(history)
-        judged = partial(self._fit, history, steps, values, same)
+        judged = partial(self._fit, history, steps, values)
         since = holds_since(judged, steps)
         fit = None if since is None else judged(since)
         if since is None or fit is None:
@@ -133,49 +163,97 @@ class Underfitting(Rule):
             step=steps[0],
             detected_at=steps[since],
             where=("train/loss", *(["validation/loss"] if "validation/loss" in history else [])),
-            message=f"the loss is {fit.level:.4g}, {100 * fit.level / fit.chance:.0f} % of that of the best constant "
-            f"answer, {fit.why}",
+            message=f"{100 * fit.level / fit.chance:.0f} % of what the best constant answer gets wrong is still wrong, "
+            f"{fit.why}",
             evidence=[
                 Evidence(
-                    name="training loss, share of knowing nothing",
+                    name="training loss or error, share of knowing nothing",
                     value=100 * fit.level / fit.chance,
-                    limit=100 * (self.unexplained if same else self.poor),
                     unit="%",
                 ),
                 Evidence(name="the same at the end, at this pace", value=100 * fit.least, unit="%"),
             ],
         )
 
-    def _fit(self, history: History, steps: NDArray[np.int64], values: Array, same: bool, place: int) -> Fit | None:
+    def _fit(self, history: History, steps: NDArray[np.int64], values: Array, place: int) -> Fit | None:
         now = int(steps[place])
         done = share_done(history, now)
         if place < 40 or (place < self.steps if done is None else done < self.half):
             return None
-        chance, size = chance_level(history, now), update_size(history, now)
-        if chance is None or (size is not None and size < self.tiny):
+        size = update_size(history, now)
+        left = self._left(history, values, now, place, done)
+        if left is None or (size is not None and size < self.tiny):
             return None
-        curve = thinned(values[: place + 1])
+        if (why := self._kept_from(history, now, left)) is not None:
+            return left._replace(why=why)
+        if history.facts.get("loss") in SQUARES or not self._stays_bad(history, now, left, size):
+            return None
+        return left._replace(why="although steps are of the usual size")
+
+    def _left(self, history: History, values: Array, now: int, place: int, done: float | None) -> Fit | None:
+        """What is left to be learnt: by the loss, or, where its chance is not known, by the accuracy."""
+        curve, chance = thinned(values[: place + 1]), chance_level(history, now)
+        commonest = correct_by_chance(history, now)
+        if chance is None:
+            own = newest(history, "output/accuracy", now, share=1.0)
+            if len(own) < 40 or not commonest < 1:
+                return None
+            curve, chance = (1 - own) / (1 - commonest), 1.0
         level = median(curve[-max(10, len(curve) // 4) :])
         fell, doubt = gone(curve)
         quarters = 4 * (1 / done - 1) if done else 4.0  # how many more quarters of the run until now there are
         least = (level - max(0.0, fell - self.sigmas * doubt) * quarters) / chance
-        apart = newest(history, "validation/loss", now, share=0.25)
-        if same and history.facts.get("loss") in SQUARES:
-            width = _narrowest(history)
-            flat = fell < max(self.sigmas * doubt, 0.02 * level)
-            if width is None or not flat or not self.unexplained < level / chance < 1:
-                return None
-            if width[1] < self.narrow * width[0]:
-                return None
-            return Fit(level, chance, least, f"with {width[0]} numbers for {width[1]} in its narrowest layer")
-        if history.facts.get("loss") in SQUARES or not self.poor < level / chance < 1 + (1 - self.poor):
-            return None
         lowest = float(block_medians(curve, max(5, len(curve) // 20)).min())
-        if least < self.poor or lowest < 0.9 * level or (len(apart) and median(apart) < self.poor * chance):
-            return None
-        if not beats_chance(history, now):
-            return None
-        return Fit(level, chance, least, "although steps are of the usual size")
+        flat = fell < max(self.sigmas * doubt, 0.02 * level)
+        return Fit(level, chance, least, lowest, flat, "") if level < (1 + self.above) * chance else None
+
+    def _kept_from(self, history: History, now: int, left: Fit) -> str | None:
+        """What in the architecture keeps the run from fitting, if too much is left."""
+        squares = history.facts.get("loss") in SQUARES
+        neck = _bottleneck(history)
+        if neck is not None:
+            width, outputs = neck
+            few = width <= self.units and outputs >= (self.narrow if squares else 4) * width
+            copied = squares and outputs >= self.narrow * width and left.flat and reconstructs(history)
+            if (few and left.least > self.much) or (copied and left.least > self.unexplained):
+                return f"with {width} number{'s' * (width > 1)} for {outputs} in its narrowest layer"
+        if _linear(history) and left.least > 1 - self.near:
+            return "and a linear model may be all that it is"
+        dropped = _dropped(history, now)
+        if dropped > self.dropped and left.least > self.much and not self._known_apart(history, now) < self.much:
+            return f"with {100 * dropped:.0f} % of the values of a layer dropped"
+        return None
+
+    def _stays_bad(self, history: History, now: int, left: Fit, size: float | None) -> bool:
+        """Of classes: little is learnt, never was more, and little is to come."""
+        apart = self._known_apart(history, now)
+        if left.lowest < 0.9 * left.level or not left.least > self.weak or apart < self.weak:
+            return False
+        if left.least > self.poor:
+            nothing = 1 - self.near < apart < math.inf and left.level > (1 - self.near) * left.chance
+            return not nothing and beats_chance(history, now)  # else not-learning tells
+        commonest = correct_by_chance(history, now)
+        tokens = any("Embedding" in layer.kind for layer in history.architecture.values())
+        classes = history.facts.get("classes")
+        if (
+            tokens
+            or not left.flat
+            or not isinstance(classes, int)
+            or classes < 3
+            or (size is not None and size > self.large)
+        ):
+            return False
+        known = [newest(history, name, now, share=0.25) for name in ("output/accuracy", "validation/accuracy")]
+        best = max((float(part.mean()) for part in known if len(part)), default=math.nan)
+        return bool(commonest + 0.02 < best < commonest + self.quarter * (1 - commonest))
+
+    def _known_apart(self, history: History, now: int) -> float:
+        """What is left to be learnt by validation, share of chance; infinite where there is none."""
+        chance, losses = chance_level(history, now), newest(history, "validation/loss", now, share=0.25)
+        if chance is not None and len(losses):
+            return median(losses) / chance
+        commonest, right = correct_by_chance(history, now), newest(history, "validation/accuracy", now, share=0.25)
+        return float(1 - right.mean()) / (1 - commonest) if len(right) and commonest < 1 else math.inf
 
     sick: ClassVar = (
         # dropout that leaves nothing
@@ -195,8 +273,43 @@ class Underfitting(Rule):
     )
 
 
-def _narrowest(history: History) -> tuple[int, int] | None:
-    """Widths of the narrowest weight matrix and of the last one, in the order of execution."""
-    own = [layer for layer in history.architecture.values() if layer.kind == "parameter" and len(layer.shape) >= 2]
+def _bottleneck(history: History) -> tuple[int, int] | None:
+    """The least width that one matrix gives and a later one takes, and that of the outputs, in order of execution.
+
+    ``None`` where there is none, or some of the weights are frozen: what is trained may stand beside them.
+    """
+    own = [layer for layer in history.architecture.values() if layer.kind == "parameter" and len(layer.shape) == 2]
     own = sorted((layer for layer in own if layer.order >= 0), key=lambda layer: layer.order)
-    return (min(layer.shape[0] for layer in own), own[-1].shape[0]) if own else None
+    given: set[int] = set()
+    taken: list[int] = []
+    for layer in own:
+        owner = history.architecture.get(layer.name.rpartition(".")[0])
+        looked_up = owner is not None and owner.kind.startswith("Embedding")
+        taken += [layer.shape[1]] if layer.shape[1] in given and not looked_up else []
+        given.add(layer.shape[1] if looked_up or ".weight_hh" in f".{layer.name}" else layer.shape[0])
+    if not taken or not all(layer.trainable for layer in own):
+        return None
+    return min(taken), own[-1].shape[0]
+
+
+def _linear(history: History) -> bool:
+    """Whether there is only one matrix."""
+    own = [layer for layer in history.architecture.values() if layer.kind == "parameter" and len(layer.shape) > 1]
+    return len(own) == 1 and len(own[0].shape) == 2
+
+
+def _dropped(history: History, now: int) -> float:
+    """The largest share of values that a dropout layer takes away, by the zeros before and after it; 0 for none."""
+    if "activation_zeros" not in history:
+        return 0.0
+    table = history.layers("activation_zeros")
+    rows = table.values[table.steps <= now].astype(np.float64)
+    known = [(history.architecture.get(name), i) for i, name in enumerate(table.layers)]
+    layers = sorted(((layer, i) for layer, i in known if layer is not None), key=lambda pair: pair[0].order)
+    worst = 0.0
+    for (earlier, before), (layer, after) in itertools.pairwise(layers):
+        if layer.kind.startswith("Dropout") and earlier.activation is not None and len(rows):
+            passed = 1 - rows[:, before]
+            kept = (1 - rows[:, after])[passed > 0.05] / passed[passed > 0.05]
+            worst = max(worst, 1 - median(kept)) if np.isfinite(kept).any() else worst
+    return worst

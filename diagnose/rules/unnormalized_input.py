@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.learnt import ABSOLUTES, SPAN, SQUARES, chance, learnt, level, skill
-from trainmedic.diagnose.robust import median
+from trainmedic.diagnose.learnt import SPAN, chance, learnt, level, skill
+from trainmedic.diagnose.robust import ABSOLUTES, SQUARES, median
 from trainmedic.history import History, Layer, Series
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
-from trainmedic.diagnose.learnt import BINARY, SPAN, SQUARES, chance, learnt, shares, skill
-from trainmedic.diagnose.robust import Array, median
+from trainmedic.diagnose.learnt import SPAN, chance, learnt, shares, skill
+from trainmedic.diagnose.robust import BINARY, SQUARES, Array, median
 from trainmedic.history import History, Series
 
 

@@ -82,7 +82,7 @@ def test_tiny_updates_are_slow_convergence() -> None:
     assert look(history) == []
 
 
-@pytest.mark.parametrize("facts", [{}, {"loss": "L1Loss"}, {"loss": "MSELoss", "reduction": "sum"}])
+@pytest.mark.parametrize("facts", [{}, {"loss": "HuberLoss"}, {"loss": "MSELoss", "reduction": "sum"}])
 def test_an_unknown_chance_is_not_judged(facts: dict[str, Any]) -> None:
     history = History.of(train_loss=flat(700), facts=facts, target_std=[1.5] * 700)
     assert NotLearning().unmet(history)

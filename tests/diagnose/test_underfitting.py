@@ -5,7 +5,7 @@ import pytest
 
 from trainmedic.diagnose import Finding
 from trainmedic.diagnose.rules.underfitting import Underfitting, _classes, _patches
-from trainmedic.history import History
+from trainmedic.history import History, Layer, Snapshot
 
 
 def look(history: History) -> list[Finding]:
@@ -51,12 +51,53 @@ def test_a_validation_loss_that_is_better_says_dropout_is_on() -> None:
 def test_a_narrow_code_is_told_by_what_it_leaves() -> None:
     losses = [1.0] * 10 + noisy(np.full(390, 0.2))
     [finding] = look(_patches(losses, 1))
-    assert "with 1 numbers for 64 in its narrowest layer" in finding.message
+    assert "with 1 number for 64 in its narrowest layer" in finding.message
     assert look(_patches(losses, 8)) == []
     assert look(_patches([1.0] * 10 + noisy(np.linspace(0.4, 0.1, 390)), 1)) == []
 
 
 def test_noise_in_targets_is_no_fault_of_the_model() -> None:
-    history = _patches([1.0] * 10 + noisy(np.full(390, 0.6)), 1)
+    history = _patches([1.0] * 10 + noisy(np.full(390, 0.6)), 4)
     history.add_series("input/std", range(400), [3.0] * 400)  # targets are something else
+    assert look(history) == []
+
+
+def _made_of(history: History, *shapes: tuple[int, ...], trainable: bool = True) -> History:
+    """With these weights, in order."""
+    for i, shape in enumerate(shapes):
+        history.architecture[f"{i}.weight"] = Layer(f"{i}.weight", "parameter", i, shape, trainable=trainable)
+    return history
+
+
+def test_one_unit_for_ten_classes() -> None:
+    losses = noisy(np.full(400, 1.7))
+    [finding] = look(_made_of(_classes(losses, 0.4), (1, 64), (10, 1)))
+    assert finding.message.endswith("with 1 number for 10 in its narrowest layer")
+    assert look(_made_of(_classes(losses, 0.4), (32, 64), (10, 32))) == []
+    assert look(_made_of(_classes(losses, 0.4), (1, 64), (10, 1), trainable=False)) == []  # beside frozen ones
+    assert look(_made_of(_classes(noisy(np.full(400, 0.3)), 0.9), (1, 64), (10, 1))) == []  # and they do
+
+
+def test_a_linear_model_that_learns_nothing() -> None:
+    history = _made_of(_classes(noisy(np.full(400, 2.3)), 0.1), (10, 64))
+    assert [finding.code for finding in look(history)] == ["TM502"]
+    assert look(_made_of(_classes(noisy(np.full(400, 1.9)), 0.35), (10, 64))) == []
+
+
+@pytest.mark.parametrize(("zeros", "told"), [(0.95, True), (0.7, False)])
+def test_dropout_is_measured_against_the_activation_before_it(zeros: float, told: bool) -> None:
+    history = _classes(noisy(np.full(400, 1.5)), 0.5)
+    history.architecture["0"] = Layer("0", "ReLU", 0, activation="relu")
+    history.architecture["1"] = Layer("1", "Dropout", 1)
+    for step in range(400):
+        history.record(Snapshot(step, layers={"activation_zeros": {"0": 0.5, "1": 1 - 0.5 * (1 - zeros)}}))
+    assert bool(look(history)) == told
+
+
+def test_without_a_known_loss_the_accuracy_tells() -> None:
+    history = _classes(noisy(np.full(400, 5.0)), 0.14)
+    history.facts["loss"] = "own"
+    assert [finding.code for finding in look(history)] == ["TM502"]
+    history = _classes(noisy(np.full(400, 5.0)), 0.6)
+    history.facts["loss"] = "own"
     assert look(history) == []
