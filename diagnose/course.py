@@ -14,6 +14,8 @@ from trainmedic.history import History, LayerTable
 
 SPAN = 10
 """Losses that a level is the median of."""
+OVERFLOW = 19.0
+"""Powers of ten whose square single precision does not hold (IEEE 754: 3.4e38)."""
 DENSE = 256
 """Places at the start of a record that are all looked at."""
 
@@ -114,6 +116,30 @@ def moved(history: History) -> tuple[NDArray[np.int64], Array]:
     ordered = np.sort(values, axis=1)  # NaN sorts last
     middle = ordered[np.arange(len(values)), np.maximum(count - 1, 0) // 2]
     return table.steps, np.where(count > 0, middle, np.nan)
+
+
+@remembered
+def tearing(history: History, torn: float = 1.0) -> NDArray[np.int64]:
+    """Steps that moved most matrices by ``torn`` times their size, and can be what made a run overflow after them.
+
+    Either the loss was seen higher than at the start after such a step, or the step itself suffices: n matrices that
+    have become 1 + u times as large multiply a signal by (1 + u)**n at most, and its square has to pass 1e38. Where
+    neither holds, what came out infinite is the doing of a logarithm, a root or a division, not of the step.
+    """
+    steps, updates = moved(history)
+    known = updates >= torn
+    steps, updates = steps[known], updates[known]
+    at, losses = history.series("train/loss")
+    finite = np.isfinite(losses)
+    if not len(steps) or not finite.any():
+        return steps
+    climbed = at[finite & (losses > losses[finite][0])]
+    table = history.layers("update_ratio")
+    depth = len(matrices(history, table))
+    before = np.array([float(np.abs(losses[finite & (at <= step)][-1:]).max(initial=1.0)) for step in steps.tolist()])
+    with np.errstate(over="ignore"):
+        alone = depth * np.log10(1 + updates) + np.log10(before) >= OVERFLOW
+    return steps[alone | (steps < climbed.max(initial=-1))]
 
 
 @remembered

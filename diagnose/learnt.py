@@ -4,15 +4,27 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainmedic.diagnose.memo import remembered
-from trainmedic.diagnose.robust import Array, chance_level, median, preceding_median
+from trainmedic.diagnose.robust import (
+    ABSOLUTES,
+    BINARY,
+    ENTROPIES,
+    SQUARES,
+    Array,
+    chance_level,
+    median,
+    preceding_median,
+)
 from trainmedic.history import History, Layer, Series
 
 SPAN = 10
 """Values that are judged together: their median."""
 SAMPLES = 200
 """Samples whose accuracy is judged, at least: one that is right by a half is known to a thirtieth."""
+ALIKE = 0.05
+"""Spread of outputs over samples, in spreads of the targets (or in logits), below which nothing has been learnt."""
 
 
 @remembered
@@ -87,6 +99,23 @@ def _preceding_mean(values: Array, window: int) -> Array:
     begin = np.maximum(end - window, 0)
     with np.errstate(invalid="ignore"):
         return np.asarray((sums[end] - sums[begin]) / (counts[end] - counts[begin]))
+
+
+@remembered
+def alike(history: History) -> NDArray[np.int64]:
+    """Measured steps whose outputs differ so little from sample to sample that nothing can have been learnt yet.
+
+    Outputs of spread s explain at most 2 s / t of targets of spread t: ``ALIKE`` is a tenth of the task. Logits that
+    differ by so much move a cross-entropy by as little.
+    """
+    loss = history.facts.get("loss")
+    if "output/batch_std" not in history:
+        return np.empty(0, dtype=np.int64)
+    scale = 1.0 if loss in (*ENTROPIES, *BINARY[:2]) else level(history, "target/std")
+    if loss not in (*ENTROPIES, *BINARY[:2], *SQUARES, *ABSOLUTES) or not 0 < scale < math.inf:
+        return np.empty(0, dtype=np.int64)
+    steps, spread = history.series("output/batch_std")
+    return steps[(spread >= 0) & (spread < ALIKE * scale)]
 
 
 @remembered

@@ -10,7 +10,7 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import course_of, gains, matrices, moved
 from trainmedic.diagnose.learnt import learnt, level
-from trainmedic.diagnose.robust import uniform_level
+from trainmedic.diagnose.robust import ABSOLUTES, SQUARES, uniform_level
 from trainmedic.history import History, Layer, LayerTable
 
 _CLASSES = {"classes": 10, "loss": "CrossEntropyLoss", "reduction": "mean"}
@@ -148,7 +148,7 @@ class BadInitialization(Rule):
     def _blown_up(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
         """A first forward pass, before any step, that explodes through depth and is sure of what is wrong."""
         ratio, at, layers = _spread(history, lowest=False)
-        guess = uniform_level(history)
+        guess = _nothing(history)
         if at != history.first_step or not ratio > self.explosion or "train/loss" not in history:
             return None
         start = float(history.series("train/loss").values[0])
@@ -173,8 +173,8 @@ class BadInitialization(Rule):
             return at, seen, Evidence(name=name, value=ratio, limit=self.explosion)
         if "train/loss" in history:
             steps, losses = history.series("train/loss")
-            if self.over_chance * uniform_level(history) < losses[0] < np.inf:
-                limit = self.over_chance * uniform_level(history)
+            if self.over_chance * _nothing(history) < losses[0] < np.inf:
+                limit = self.over_chance * _nothing(history)
                 return (
                     int(steps[0]),
                     f"the loss starts at {losses[0]:.3g}",
@@ -196,7 +196,7 @@ class BadInitialization(Rule):
             return None
         if "input/feature_scale_max" in history and level(history, "input/feature_scale_max") > self.scaled:
             return None  # the inputs are far off, not the weights
-        run, guess = course_of(history), uniform_level(history)
+        run, guess = course_of(history), _nothing(history)
         start, since = float(run.losses[0]), int(np.searchsorted(run.places, self.wait - 1))
         if since >= len(run) or not self.over_chance * guess < start < np.inf:
             return None
@@ -284,6 +284,18 @@ class BadInitialization(Rule):
         # large weights behind norms
         _stack([2.3 * 0.97**i for i in range(60)], std=0.5, signal=1.1),
     )
+
+
+def _nothing(history: History) -> float:
+    """The loss of outputs that say nothing: all classes alike, or zero for every target; infinite where not known."""
+    loss, guess = history.facts.get("loss"), uniform_level(history)
+    if not (loss in (*SQUARES, *ABSOLUTES) and history.facts.get("reduction", "mean") == "mean"):
+        return guess
+    mean, spread = level(history, "target/mean"), level(history, "target/std")
+    size = mean**2 + spread**2
+    if not 0 < size < 1e18:
+        return guess
+    return size if loss in SQUARES else size**0.5
 
 
 def _torn(history: History, step: int) -> bool:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.course import tearing
 from trainmedic.diagnose.robust import Array, least_of_newest, medians, often, preceding_median, progress, together
 from trainmedic.history import History, Layer
 
@@ -144,9 +145,8 @@ class ExplodingGradient(Rule):
         )
 
     def _torn(self, history: History) -> NDArray[np.int64]:
-        """Steps that moved most weight matrices by more than their own size."""
-        steps, moved = _updates(history)
-        return steps[moved >= self.torn]
+        """Steps that moved most weight matrices by more than their own size, and may have broken the run."""
+        return tearing(history, self.torn) if "update_ratio" in history else np.empty(0, dtype=np.int64)
 
     def _update(self, history: History, step: int) -> Iterator[Evidence]:
         steps, moved = _updates(history)

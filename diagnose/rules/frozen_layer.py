@@ -77,6 +77,14 @@ class FrozenLayer(Rule):
         "say so: layer.requires_grad_(False)."
     )
 
+    still_advice: ClassVar[str] = (
+        "Usually means a parameter group whose learning rate is zero. "
+        "Do this: give it one, optimizer.param_groups[i]['lr'] = 1e-3. Otherwise check (a) "
+        "[(g['lr'], len(g['params'])) for g in optimizer.param_groups]; (b) that no scheduler multiplies the group's "
+        "rate by zero: scheduler.get_last_lr(); (c) if the layers are meant to stay as they are, say so: "
+        "layer.requires_grad_(False)."
+    )
+
     patience: int = Field(12, ge=1, description="measurements without any gradient (a phase of a warm-up may pass)")
     done: float = Field(
         0.9, gt=0, le=1, description="share of its first level, after which gradients may well be zero (converged)"
@@ -109,6 +117,38 @@ class FrozenLayer(Rule):
                     Evidence(name="modules without a gradient", value=len(dead), limit=0),
                     Evidence(name="measurements", value=len(table.steps), limit=self.patience),
                 ],
+            )
+            return
+        yield from self._unmoved(history)
+
+    def _unmoved(self, history: History) -> Iterator[Finding]:
+        """Layers that get gradients, and that the optimizer holds, but never moves: a group at a rate of zero."""
+        if "update_ratio" not in history:
+            return
+        gradients, updates = history.layers("gradient_norm"), history.layers("update_ratio")
+        moved = [name for name in updates.layers if (updates.column(name).values > 0).any()]
+        for modules in _models(history):
+            still = {}
+            for module, names in modules.items():
+                if _matrix(history, names) is None or not set(names) <= set(updates.layers) & set(gradients.layers):
+                    continue
+                columns = [updates.column(name) for name in names]
+                pulled = all((gradients.column(name).values > 0).sum() >= self.patience for name in names)
+                if pulled and all(len(c.values) >= self.patience and not c.values.any() for c in columns):
+                    still[module] = columns
+            weights = [name for module in still for name in modules[module]]
+            if not still or not moved or not untrained(history, weights):
+                continue
+            steps = next(iter(still.values()))[0].steps
+            yield self.finding(
+                step=steps[0],
+                detected_at=steps[self.patience - 1],
+                where=list(still),
+                severity=Severity.WARNING if learnt(history) > self.works else Severity.ERROR,
+                message=f"{len(still)} modules ({', '.join(list(still)[:3])}) get gradients, and the optimizer holds "
+                "them, but no step has moved them",
+                evidence=[Evidence(name="measurements without an update", value=len(steps), limit=self.patience)],
+                advice=self.still_advice,
             )
             return
 

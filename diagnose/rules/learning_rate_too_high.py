@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import Course, course_of, gains, matrices, moved, several, streak
+from trainmedic.diagnose.course import Course, course_of, gains, matrices, moved, several, streak, tearing
 from trainmedic.diagnose.robust import Array, median
 from trainmedic.diagnose.rules.noisy_gradient import NoisyGradient
 from trainmedic.history import History, Layer
@@ -132,7 +132,7 @@ class LearningRateTooHigh(Rule):
                 begun.append(int(large[0]))
         enough = fast[min(len(fast), self.fast_steps) - 1] if len(fast) else 0
         if len(fast) and not self._out_of_calm(steps, updates, fast[0]) and not self._shrunk(history, int(enough)):
-            ends = [*steps[updates >= self.torn][:1], *large[self.replacing - 1 :][:1]]
+            ends = [*tearing(history, self.torn)[:1], *large[self.replacing - 1 :][:1]]
             broken = ~np.isfinite(course.level) & (course.steps > min(ends, default=np.inf))
             waited = (len(fast) >= self.fast_steps) & (course.since(enough) > self.wait)
             sick |= broken | (~learnt & waited)

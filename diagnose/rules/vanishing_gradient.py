@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
+from trainmedic.diagnose.learnt import alike
 from trainmedic.diagnose.robust import Array, in_a_row, median, medians, progress
 from trainmedic.history import History, Layer
 
@@ -109,7 +110,7 @@ class VanishingGradient(Rule):
     least_layers: int = Field(4, ge=2, description="weight matrices that a model must have (one for each quarter)")
 
     def check(self, history: History) -> Iterator[Finding]:
-        loss_steps, come_down = progress(history)
+        loss_steps, come_down = _come_down(history)
         if not len(loss_steps) or come_down[-1] > self.done:
             return
         if come_down[-1] > self.works and not self._flat(loss_steps, come_down, np.array([-1]))[0]:
@@ -133,7 +134,8 @@ class VanishingGradient(Rule):
         stands = (come_down[np.maximum(here, 0)] < self.still) | flat | self._starved(history, layers, steps)
         late = (here >= 0) & (steps >= steps[0] + self.steps)
         ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
-        if not len(ends) or np.median(dies[-self.patience :]) < 1:  # never, or no longer
+        over = np.median(dies[-self.patience :]) < 1
+        if not len(ends) or (over and 2 * np.sum(dies & stands) < len(dies)):  # never, or no longer
             return
         found = next((end for end in ends.tolist() if not self._heals(lost[began[end] : end + 1])), None)
         if found is None:
@@ -197,6 +199,13 @@ class VanishingGradient(Rule):
         # slow, but it learns: an adaptive optimizer makes up for the ratio
         _deep(list(np.linspace(2.3, 1.8, 80)), lambda i: 10.0 ** (i - 8), update=lambda i: 1e-3),
     )
+
+
+def _come_down(history: History) -> tuple[NDArray[np.int64], Array]:
+    """Progress of the loss, counted from what it was while all outputs were alike, where that is known and lower."""
+    steps, come_down = progress(history)
+    level = 1 - median(come_down[np.isin(steps, alike(history))])
+    return (steps, 1 - (1 - come_down) / level) if 0 < level < 1 else (steps, come_down)
 
 
 def _stacks(history: History) -> list[list[Layer]]:
