@@ -287,12 +287,17 @@ class BadInitialization(Rule):
 
 
 def _nothing(history: History) -> float:
-    """The loss of outputs that say nothing: all classes alike, or zero for every target; infinite where not known."""
+    """The loss of outputs that say nothing: all classes alike, or zero for every target; infinite where not known.
+
+    The squares of n normal targets have a mean with a relative standard error of sqrt(2 / n): three of them are added.
+    """
     loss, guess = history.facts.get("loss"), uniform_level(history)
     if not (loss in (*SQUARES, *ABSOLUTES) and history.facts.get("reduction", "mean") == "mean"):
         return guess
     mean, spread = level(history, "target/mean"), level(history, "target/std")
-    size = mean**2 + spread**2
+    batch = history.facts.get("batch_size")
+    doubt = 3 * (2 / batch) ** 0.5 if isinstance(batch, int) and batch > 0 else 0.0  # the first batch may be unusual
+    size = (mean**2 + spread**2) * (1 + doubt)
     if not 0 < size < 1e18:
         return guess
     return size if loss in SQUARES else size**0.5

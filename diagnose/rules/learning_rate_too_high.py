@@ -118,9 +118,15 @@ class LearningRateTooHigh(Rule):
         course = course_of(history)
         steps, updates = moved(history)
         steps, updates = steps[~np.isnan(updates)], updates[~np.isnan(updates)]
-        if not len(course) or not len(steps):
+        finite = course.all_steps[np.isfinite(course.losses)]
+        if not len(course) or not len(finite):
             return
-        learnt, works = course.progress >= self.learnt, course.progress >= self.works  # a NaN is neither
+        if course.all_steps[-1] > finite[-1]:  # what follows the break did not make it
+            steps, updates = steps[steps <= finite[-1]], updates[steps <= finite[-1]]
+        if not len(steps):
+            return
+        progress = _filled(course.progress)  # what was learnt by the time that it broke
+        learnt, works = progress >= self.learnt, progress >= self.works
         sick = np.zeros(len(course), dtype=bool)
         begun = []
         large, fast = steps[updates >= self.large], steps[updates >= self.fast]
@@ -139,7 +145,7 @@ class LearningRateTooHigh(Rule):
             begun.append(int(fast[0]))
         start = streak(sick)
         if start is not None:
-            yield self._told(course, steps, updates, min(begun), start, bool(learnt[-1]))
+            yield self._told(course, steps, updates, min(begun), start, bool(course.progress[-1] >= self.learnt))
         else:
             yield from self._held_up(history)
 
@@ -223,3 +229,9 @@ class LearningRateTooHigh(Rule):
         # small steps and a loss that stands: another illness
         _two([2.3] * 100, [0.003] * 100),
     )
+
+
+def _filled(values: Array) -> Array:
+    """Each value that is no number replaced by the last one before it that is; those at the start stay."""
+    last = np.maximum.accumulate(np.where(np.isnan(values), 0, np.arange(len(values))))
+    return values[last]

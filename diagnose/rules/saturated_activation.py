@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import course_of, gains, several
+from trainmedic.diagnose.learnt import untrained
 from trainmedic.history import History, Layer
 
 
@@ -127,6 +128,8 @@ class SaturatedActivation(Rule):
         if gain > self.wild:
             least = int(history.series("train/loss").steps[9])  # a course begins with a level
             return float(first.min()), layer, int(steps[0]), max(detected, measured, least)
+        if history.architecture[layer].activation != "softmax" and untrained(history, _weights_before(history, layer)):
+            return float(first.min()), layer, int(steps[0]), detected
         return (float(first.min()), layer, int(steps[0]), max(detected, since)) if slow else None
 
     def _stuck(self, history: History, layer: str, idle: bool, since: int) -> tuple[float, str, int, int] | None:
@@ -167,6 +170,13 @@ def _inner(history: History) -> list[str]:
         for name, layer in history.architecture.items()
         if layer.activation in ("sigmoid", "tanh", "softmax") and 0 <= layer.order < last
     ]
+
+
+def _weights_before(history: History, layer: str) -> list[str]:
+    """The weight matrices up to an activation, in the order of execution."""
+    until = history.architecture[layer].order
+    return [name for name, known in history.architecture.items() if 0 <= known.order <= until and len(known.shape) > 1
+            and known.kind == "parameter"]
 
 
 def _gain_before(history: History, layer: str) -> tuple[float, int]:
