@@ -1,6 +1,6 @@
 """TM605: the optimizer does not hold the parameters that the model trains with."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,8 +35,9 @@ class StaleOptimizer(Rule):
     rebuilt; only some of the modules were handed to it.
     Formula: a trainable parameter is in no optimizer, had a gradient in `patience` measurements, and the standard
     deviation of its elements has not moved since the start (somebody else's optimizer would move it, in `spreads`
-    readings); and either the optimizer holds parameters that are not the model's, or these matrices are still as torch,
-    He or Glorot draw them, within 3.5 standard errors (trained weights are not: whoever trains only the head of a
+    readings); and either the optimizer holds parameters that are not the model's, or the last matrix of the model is
+    among them and others are not (nobody trains a body under a head that stays as it was drawn), or these matrices are
+    still as torch, He or Glorot draw them, within 3.5 standard errors (trained weights are not: whoever trains only the head of a
     trained model may leave the rest out on purpose). An error, but a warning where `works` of the task has been learnt
     all the same.
     Remedies: adopt-parameters.
@@ -85,7 +86,8 @@ class StaleOptimizer(Rule):
         orphans = [name for name in history.facts["not_in_optimizer"] if name in table.layers]
         hit = {name: seen for name in orphans if (seen := self._reached(table, name)) is not None}
         foreign = int(history.facts.get("not_in_model", 0))
-        if not hit or not self._stay(history, list(hit)) or not (foreign or untrained(history, hit)):
+        by_mistake = foreign or untrained(history, hit) or _on_top(history, hit)
+        if not hit or not self._stay(history, list(hit)) or not by_mistake:
             return
         elements = sum(int(np.prod(history.architecture[n].shape)) for n in hit if n in history.architecture)
         share = 100 * elements / max(int(history.facts.get("trainable", elements)), 1)
@@ -135,3 +137,17 @@ class StaleOptimizer(Rule):
         _reader((3 * 64) ** -0.5, [float("nan")] * 30, ["reader.weight"]),  # unused, or frozen: no gradient
         _reader((3 * 64) ** -0.5, [0.1] * 30, ["reader.weight"], moves=1e-3),  # an optimizer that nobody told us of
     )
+
+
+def _on_top(history: History, orphans: Collection[str]) -> bool:
+    """Whether the last weight matrix is left out, over others that train: whoever leaves out on purpose keeps a body.
+
+    ``orphans``: the names that no optimizer holds.
+    """
+    ran = [
+        layer
+        for layer in history.architecture.values()
+        if layer.kind == "parameter" and layer.trainable and len(layer.shape) > 1 and layer.order >= 0
+    ]
+    last = max(ran, key=lambda layer: layer.order, default=None)
+    return last is not None and last.name in orphans and any(layer.name not in orphans for layer in ran)
