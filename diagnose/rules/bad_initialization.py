@@ -137,7 +137,7 @@ class BadInitialization(Rule):
                 return max(step, at), ordered[:5], message, evidence
         gain = sorted(large)[(len(large) - 1) // 2]
         if gain > self.wild:
-            effect = self._effect(history)
+            effect = self._effect(history, [name for name, both in found.items() if both[0] > self.wild])
             if effect is not None:
                 at, seen, told = effect
                 first = Evidence(name="standard deviation of weights x sqrt(fan)", value=gain, limit=self.wild)
@@ -164,7 +164,7 @@ class BadInitialization(Rule):
         ]
         return at, [layers[1]], message, evidence
 
-    def _effect(self, history: History) -> tuple[int, str, Evidence] | None:
+    def _effect(self, history: History, found: list[str]) -> tuple[int, str, Evidence] | None:
         """What weights that are too large do at the start: the step at which it is seen, in words, in numbers."""
         ratio, at, layers = _spread(history, lowest=False)
         if ratio > self.explosion:
@@ -188,6 +188,10 @@ class BadInitialization(Rule):
                     f"{100 * share:.0f} % of the outputs of {layer} are saturated",
                     Evidence(name=f"saturated outputs of {layer}", value=100 * share, limit=100 * self.flat, unit="%"),
                 )
+        if self._harmed(history) and any(_recurrent(history, name) for name in found):
+            at, progress = int(course_of(history).steps[-1]), float(course_of(history).progress[-1])
+            share = Evidence(name="loss come down", value=100 * progress, limit=100 * self.learnt, unit="%")
+            return at, "a recurrent layer with gates or states at their ends has learnt nothing", share
         return None
 
     def _far_off(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
@@ -251,11 +255,15 @@ class BadInitialization(Rule):
         if len(table.steps) < self.zero:
             return None
         columns = matrices(history, table)
-        still = columns[(table.values[:, columns] == 0).all(axis=0)]
+        rows = table.values[:, columns]
+        still = columns[(rows == 0).all(axis=0)]
         if len(still) < 2:
-            return None
+            still = columns[rows[0] == 0]  # one by one they come alive, too late
+            known = [x for x in history.architecture.values() if x.kind == "parameter" and len(x.shape) > 1]
+            if len(still) < 2 or 2 * len(still) <= len(known) or not self._harmed(history):
+                return None
         names = [table.layers[i] for i in still]
-        message = f"{len(still)} weight matrices are exactly zero, and no gradient gets through them"
+        message = f"{len(still)} weight matrices were exactly zero, and no gradient got through them"
         evidence = [Evidence(name="weight matrices that stayed at zero", value=len(still), limit=1)]
         return int(table.steps[self.zero - 1]), names, message, evidence
 
@@ -284,6 +292,11 @@ class BadInitialization(Rule):
         # large weights behind norms
         _stack([2.3 * 0.97**i for i in range(60)], std=0.5, signal=1.1),
     )
+
+
+def _recurrent(history: History, name: str) -> bool:
+    owner = history.architecture.get(name.rpartition(".")[0])
+    return owner is not None and owner.kind.removesuffix("Cell") in ("RNN", "LSTM", "GRU")
 
 
 def _nothing(history: History) -> float:

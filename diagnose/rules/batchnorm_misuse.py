@@ -58,13 +58,13 @@ class BatchnormMisuse(Rule):
     the one that was trained.
     Usual causes: model.eval() for the validation, and no model.train() after it; a batch size of 1 to 3; momentum taken
     for its complement (0.99 or 0.9 elsewhere are 0.01 and 0.1 in torch), or set to next to nothing.
-    Formula: one of these. (1) All batch norms with weights that train are in evaluation mode in the last `patience`
+    Formula: (1) All batch norms with weights that train are in evaluation mode in the last `patience`
     measurements, and either trained in training mode before, and the model itself was left in evaluation mode, or they
     are fresh (weights at 1, within `fresh`: nobody has trained them). (2) Values per channel, median of the run, below
     `values`. (3) In training mode the way that the running mean has gone since the start, in standard deviations, is
-    below `arrived` of the distance to the mean that the layer before puts out, while the best validation loss is more
-    than `gap` times the training loss of that time. An error in a run that has learnt less than `works` of its task, or
-    of (3).
+    below `arrived` of the distance to the mean that the layer before puts out, while the newer half of the validation
+    losses is more than `gap` times the training loss of their time. (4) In training mode it has not moved at all in
+    `patience` measurements. An error in a run that has learnt less than `works` of its task, or of (3).
     Remedies: set-train-mode, enlarge-batch.
     Known limits: needs a live run. Batch norms frozen on purpose (module.eval() in a model that trains) are left alone
     unless they are fresh. The distance is told by the mean over all channels, which is smaller than theirs.
@@ -113,7 +113,7 @@ class BatchnormMisuse(Rule):
         names = [table.layers[i] for i in columns]
         modes = table.values[:, columns].astype(np.float64)
         faults = (self._evaluating(history, names, table.steps, modes), self._few(history, names))
-        fault = next(filter(None, (*faults, self._behind(history, names, modes))), None)
+        fault = next(filter(None, (*faults, self._behind(history, names, modes), self._still(history, names))), None)
         if fault is None:
             return
         works = learnt(history) > self.works
@@ -187,6 +187,29 @@ class BatchnormMisuse(Rule):
             severe=False,
         )
 
+    def _still(self, history: History, names: list[str]) -> _Fault | None:
+        """Running statistics that have not moved at all, in training mode: they are not those of this data."""
+        if "batchnorm_movement" not in history:
+            return None
+        table, modes = history.layers("batchnorm_movement"), history.layers("batchnorm_training")
+        still = []
+        for name in (name for name in names if name in table.layers):
+            steps, movement = table.column(name)
+            trained = np.isin(steps, modes.steps[modes.values[:, modes.layers.index(name)] == 1])
+            steps, movement = steps[trained], movement[trained]
+            if len(movement) >= self.patience and not movement.any():
+                still.append((name, int(steps[0]), int(steps[self.patience - 1])))
+        if not still:
+            return None
+        return _Fault(
+            [name for name, _, _ in still],
+            min(step for _, step, _ in still),
+            min(step for _, _, step in still),
+            f"the running mean of {still[0][0]} has not moved since the start, and evaluation normalises by it",
+            Evidence(name="measurements without a movement", value=len(steps), limit=self.patience),
+            severe=False,
+        )
+
     def _behind(self, history: History, names: list[str], modes: Array) -> _Fault | None:
         """Running statistics that do not arrive, where validation shows it."""
         needed = ("batchnorm_movement", "activation_mean", "validation/loss", "train/loss")
@@ -214,9 +237,8 @@ class BatchnormMisuse(Rule):
             return None
         since = max(step for _, _, _, step in behind)
         late = np.flatnonzero((steps >= since) & np.isfinite(losses))
-        if not len(late) or not losses[late].min() > self.gap * self._training_loss(
-            train.steps, train.values, steps[late]
-        ):
+        late = late[len(late) // 2 :]  # the newer ones: the first may be of a model that has learnt nothing yet
+        if not len(late) or not self._apart(train.steps, train.values, steps[late], losses[late]):
             return None
         share = min(behind)[0]
         return _Fault(
@@ -229,10 +251,11 @@ class BatchnormMisuse(Rule):
             severe=True,
         )
 
-    def _training_loss(self, steps: NDArray[np.int64], losses: Array, at: NDArray[np.int64]) -> float:
-        """The training loss around the evaluations, the largest of them."""
+    def _apart(self, steps: NDArray[np.int64], losses: Array, at: NDArray[np.int64], validated: Array) -> bool:
+        """Whether each of these evaluations is far above the training loss around it."""
         ends = np.searchsorted(steps, at, side="right")
-        return max((median(losses[max(0, end - self.patience) : end]) for end in ends), default=float("nan"))
+        around = np.array([median(losses[max(0, end - self.patience) : end]) for end in ends])
+        return bool((validated > self.gap * around).all())
 
     sick: ClassVar = (
         _norm([1.0] * 20 + [0.0] * 30, facts={"trains_in_eval_mode": True}),

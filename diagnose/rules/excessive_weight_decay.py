@@ -28,10 +28,12 @@ class ExcessiveWeightDecay(Rule):
     Why it is bad: decay that outweighs the gradient drives every layer to zero, and with it signals and gradients.
     Usual causes: a coefficient meant for another optimizer (AdamW multiplies it by the rate, SGD by the rate and the
     length of its memory); a decimal too few; decay on top of a penalty in the loss.
-    Formula: more than half of the weight matrices have shrunk to less than `shrunk` of their first norm, which decay
+    Formula: more than half of the weight matrices, or all of them together, have shrunk to less than `shrunk` of their
+    first norm, which decay
     alone accounts for: of decoupled decay the sum of rate x coefficient is above -log(`shrunk`), of coupled decay the
     coefficient x |weight| was above `outweighs` |gradient| over the first `first` measured steps. Told from `least`
-    losses on, while the loss has come down by less than `works` of its first level; an error below `learnt`.
+    losses on, while the loss has come down by less than `works` of its first level (where decay accounts for it twice
+    over: by less than `done`); an error below `learnt`.
     Remedies: weight-decay, lower-learning-rate.
     Known limits: needs the optimizer's options; parameter groups beyond the first are taken to be like it. Penalties
     that are part of the loss are not seen.
@@ -67,6 +69,7 @@ class ExcessiveWeightDecay(Rule):
     first: int = Field(20, ge=1, description="measured steps (later on gradients become small in any run)")
     least: int = Field(20, ge=10, description="losses (twice what a level is taken of)")
     works: float = Field(0.3, gt=0, lt=1, description="share of the first loss, 0 to 1 (a third: strongly regularised)")
+    done: float = Field(0.9, gt=0, le=1, description="share of the first loss, 0 to 1 (most of it: it works as it is)")
     learnt: float = Field(0.05, gt=0, lt=1, description="share of the first loss, 0 to 1 (below it nothing was learnt)")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -80,18 +83,20 @@ class ExcessiveWeightDecay(Rule):
         at = np.searchsorted(steps, course.steps, side="right") - 1
         share = np.where(at >= 0, shares[np.maximum(at, 0)], np.nan)
         with np.errstate(all="ignore"):
-            sick = (share < self.shrunk) & (course.progress < self.works) & (course.places + 1 >= self.least)
-            sick &= self._accounts(history, decay, course.steps)
+            sick = (share < self.shrunk) & (course.places + 1 >= self.least)
+            sick &= (course.progress < self.works) & self._accounts(history, decay, course.steps, 1) | (
+                course.progress < self.done
+            ) & self._accounts(history, decay, course.steps, 2)
         start = streak(np.asarray(sick))
         if start is not None:
             yield self._told(course, decay, share, start, int(steps[0]))
 
-    def _accounts(self, history: History, decay: float, moments: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether decay is strong enough to have done it, at each moment."""
+    def _accounts(self, history: History, decay: float, moments: NDArray[np.int64], times: int) -> NDArray[np.bool_]:
+        """Whether decay is strong enough to have done it so many times over, at each moment."""
         if "AdamW" not in str(history.facts.get("optimizer")) and not history.facts.get("optimizer_options", {}).get(
             "decoupled_weight_decay"
         ):
-            return np.full(len(moments), self._outweighs(history, decay))
+            return np.full(len(moments), self._outweighs(history, decay, times))
         if "optimizer/learning_rate" in history:
             steps, rates = history.series("optimizer/learning_rate")
         else:
@@ -100,9 +105,9 @@ class ExcessiveWeightDecay(Rule):
         with np.errstate(all="ignore"):
             taken = np.cumsum(np.nan_to_num(rates) * decay * np.diff(steps, prepend=steps[0] - 1))
         at = np.searchsorted(steps, moments, side="right") - 1
-        return np.asarray((at >= 0) & (taken[np.maximum(at, 0)] >= -np.log(self.shrunk)))
+        return np.asarray((at >= 0) & (taken[np.maximum(at, 0)] >= -times * np.log(self.shrunk)))
 
-    def _outweighs(self, history: History, decay: float) -> bool:
+    def _outweighs(self, history: History, decay: float, times: int) -> bool:
         if "gradient_norm" not in history:
             return False
         pulls = []
@@ -115,7 +120,7 @@ class ExcessiveWeightDecay(Rule):
             weight, gradient = weight[np.isfinite(weight)], gradient[np.isfinite(gradient) & (gradient > 0)]
             if len(weight) and len(gradient):
                 pulls.append(decay * float(np.median(weight)) / float(np.median(gradient)))
-        return bool(pulls) and float(np.median(pulls)) >= self.outweighs
+        return bool(pulls) and float(np.median(pulls)) >= times * self.outweighs
 
     def _told(self, course: Course, decay: float, share: Array, start: int, first: int) -> Finding:
         harmed = not course.progress[-1] >= self.learnt
@@ -124,7 +129,7 @@ class ExcessiveWeightDecay(Rule):
             detected_at=course.steps[start],
             where=("weight_norm",),
             severity=Severity.ERROR if harmed else Severity.WARNING,
-            message=f"with a weight decay of {decay:.3g} most weight matrices have shrunk to {100 * share[-1]:.2g} % "
+            message=f"with a weight decay of {decay:.3g} the weight matrices have shrunk to {100 * share[-1]:.2g} % "
             f"of their size, and the loss is at {course.level[-1]:.3g}, from {course.start:.3g}",
             evidence=[
                 Evidence(name="weight norm over the first one", value=share[-1], limit=self.shrunk),
@@ -160,7 +165,10 @@ def _option(history: History, name: str) -> float:
 
 
 def _shares(history: History) -> tuple[NDArray[np.int64], Array]:
-    """Per measured step: norm over first norm of the weight matrix in the middle of all."""
+    """Per measured step: norm over first norm, of the matrix in the middle of all, or of all of them together.
+
+    The smaller of the two: of two matrices the small last one may well grow while the other goes.
+    """
     table = history.layers("weight_norm")
     norms = table.values[:, matrices(history, table)].astype(np.float64)
     if not norms.shape[1]:
@@ -170,4 +178,5 @@ def _shares(history: History) -> tuple[NDArray[np.int64], Array]:
         measured = norms[:, i][np.isfinite(norms[:, i])]
         first[i] = measured[0] if len(measured) and measured[0] > 0 else np.nan
     with np.errstate(all="ignore"):
-        return table.steps, medians(norms / first)
+        together = np.sqrt(np.nansum(norms**2, axis=1) / np.nansum(np.where(np.isnan(norms), np.nan, first) ** 2, axis=1))
+        return table.steps, np.fmin(medians(norms / first), together)

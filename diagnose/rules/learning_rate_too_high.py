@@ -142,7 +142,7 @@ class LearningRateTooHigh(Rule):
         torn = steps[updates >= self.half]
         for ends, well in ((large[self.replacing - 1 :], works), (torn, progress >= self.done)):
             if len(ends) and not self._out_of_calm(steps, updates, large[0]) and self._of_size(history, int(ends[0])):
-                sick |= ~well & (course.since(ends[0]) > self.wait)
+                sick |= ~well & np.isfinite(course.level) & (course.since(ends[0]) > self.wait)
                 begun.append(int(large[0]))
         enough = fast[min(len(fast), self.fast_steps) - 1] if len(fast) else 0
         if len(fast) and not self._out_of_calm(steps, updates, fast[0]) and not self._shrunk(history, int(enough)):

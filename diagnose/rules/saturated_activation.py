@@ -175,8 +175,11 @@ def _inner(history: History) -> list[str]:
 def _weights_before(history: History, layer: str) -> list[str]:
     """The weight matrices up to an activation, in the order of execution."""
     until = history.architecture[layer].order
-    return [name for name, known in history.architecture.items() if 0 <= known.order <= until and len(known.shape) > 1
-            and known.kind == "parameter"]
+    return [
+        name
+        for name, known in history.architecture.items()
+        if 0 <= known.order <= until and len(known.shape) > 1 and known.kind == "parameter"
+    ]
 
 
 def _gain_before(history: History, layer: str) -> tuple[float, int]:

@@ -26,7 +26,8 @@ class SchedulerMisuse(Rule):
     longer than it took to get there and for `wait` of the run, while the loss, which was still coming down by `falling`
     of its first level over the second half of that time or has not come down by `little` at all, has come down by less
     than `works`. (2) The rate of all groups has been exactly zero since the start, for `idle` of the run and
-    `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of the run. The run is `total_steps`
+    `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of the run, or a rate
+    that has never come down is `climbs` times what it was at half of that time (and twice that from the start). The run is `total_steps`
     long; where that is not known, (1) takes the run so far, and nothing is told of (2) and (3): logs round small rates
     to zero.
     Remedies: schedule-learning-rate, raise-learning-rate.
@@ -73,6 +74,9 @@ class SchedulerMisuse(Rule):
         0.05, gt=0, lt=1, description="share of the run, 0 to 1 (a warm-up from zero leaves it at once)"
     )
     idle_steps: int = Field(20, ge=2, description="steps (a scaler that searches may hold the schedule back)")
+    climbs: float = Field(
+        1.3, gt=1, description="rate over that at half of the time (of a linear warm-up that goes on 2)"
+    )
     late: float = Field(0.6, gt=0, lt=1, description="share of the run, 0 to 1 (a cycle turns at 0.3, at 0.5 at most)")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -85,7 +89,9 @@ class SchedulerMisuse(Rule):
         given = history.facts.get("total_steps")
         total = float(given) if isinstance(given, int) and given > 0 else float("nan")
         found = self._zero(history, steps, rates, total) or self._late(history, steps, rates, total)
-        found = found or self._dead(history, course, steps, rates, total)
+        found = (
+            found or self._climbing(history, steps, rates, total) or self._dead(history, course, steps, rates, total)
+        )
         if found is None:
             return
         onset, detected, message, evidence = found
@@ -124,6 +130,24 @@ class SchedulerMisuse(Rule):
         message = f"after {100 * share:.0f} % of the run the one-cycle schedule is still on its way up"
         evidence = Evidence(name="share of the run without a turn", value=100 * share, limit=100 * self.late, unit="%")
         return steps[0], steps[passed[0]], message, evidence
+
+    def _climbing(
+        self, history: History, steps: Array, rates: Array, total: float
+    ) -> tuple[float, float, str, Evidence] | None:
+        """A warm-up that takes more than most of the run, whatever the schedule is called."""
+        passed = np.flatnonzero(steps >= self.late * total)
+        if not total > 0 or not len(passed) or (np.diff(rates) < 0).any() or not rates[-1] > rates[0]:
+            return None
+        at = int(passed[0])
+        before = rates[int(np.searchsorted(steps, steps[0] + (steps[at] - steps[0]) / 2))]
+        if not rates[at] > self.climbs * before or not rates[at] > self.climbs**2 * rates[0]:
+            return None
+        message = (
+            f"after {100 * self.late:.0f} % of the run the learning rate is still on its way up, at {rates[at]:.3g} "
+            f"from {rates[0]:.3g}"
+        )
+        evidence = Evidence(name="rate over that at half of the time", value=rates[at] / before, limit=self.climbs)
+        return steps[0], steps[at], message, evidence
 
     def _dead(
         self, history: History, course: Course, steps: Array, rates: Array, total: float

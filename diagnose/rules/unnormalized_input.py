@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.course import streak
 from trainmedic.diagnose.learnt import SPAN, chance, learnt, level, skill
 from trainmedic.diagnose.robust import ABSOLUTES, SQUARES, median
 from trainmedic.history import History, Layer, Series
@@ -68,7 +70,8 @@ class UnnormalizedInput(Rule):
     deviation of the targets is above `far`; and the run was no better than who knows the targets' distribution (loss
     against their entropy or variance, accuracy against the commonest class by `sigmas`: less than `chance_level` of the
     task) for its first `steps` steps and for `lost` of all (of those so far, where the total is not known), and for as
-    long again if at its pace it would have been there by then. Silent once `works` of the task has been learnt. An
+    long again if at its pace it would have been there by then (not where the inputs made the first loss `harm` times
+    that of chance). Silent once `works` of the task has been learnt. An
     error where the first loss was `harm` times that of chance (then the loss alone tells what is learnt), or nothing is
     learnt still.
     Remedies: normalize-inputs, insert-batchnorm, find-learning-rate, raise-learning-rate, scale-targets.
@@ -137,7 +140,7 @@ class UnnormalizedInput(Rule):
     )
     harm: float = Field(2.0, gt=1, description="first loss over that of chance, where it is the scale's doing (twice)")
     works: float = Field(
-        0.5, gt=0, le=1, description="share of the task that is learnt, from which on it works as it is (half)"
+        0.9, gt=0, le=1, description="share of the task that is learnt, from which on it works as it is (most of it)"
     )
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -195,8 +198,8 @@ class UnnormalizedInput(Rule):
         better = []
         for steps, values in tellers:
             with np.errstate(invalid="ignore"):
-                above = np.flatnonzero(values > self.chance_level)
-            better += [int(steps[above[0]])] if len(above) else []
+                above = values > self.chance_level
+            better += _lasting(steps, above)
         last = int(history.series("train/loss").steps[-1])
         total = history.facts.get("total_steps")
         length = total if isinstance(total, int) and total > 0 else last - begin + 1
@@ -204,7 +207,10 @@ class UnnormalizedInput(Rule):
         for limit in (begin + granted, begin + 2 * granted):
             if min(better, default=last + 1) <= limit or last < limit:
                 return None
-            if limit > begin + granted or not any(self._arrives(teller, begin, limit) for teller in tellers):
+            arrives = (patience > 1 or not self._first_loss(history) > self.harm) and any(
+                self._arrives(teller, begin, limit) for teller in tellers
+            )
+            if limit > begin + granted or not arrives:
                 return int(next(step for step in history.series("train/loss").steps if step >= limit))
         return None
 
@@ -244,6 +250,12 @@ class UnnormalizedInput(Rule):
         _fed(1.0, [*np.geomspace(3e4, 1e3, 60), *[1e3] * 140], target=(150.0, 75.0)),
         _fed(1e4, [1e6] * 30),  # too early to tell
     )
+
+
+def _lasting(steps: NDArray[np.int64], flags: NDArray[np.bool_]) -> list[int]:
+    """The step from which flags have stayed up until now, if they are: one batch may be easy."""
+    start = streak(flags)
+    return [] if start is None else [int(steps[start])]
 
 
 def _normalised(history: History) -> bool:
