@@ -139,7 +139,7 @@ def tearing(history: History, torn: float = 1.0) -> NDArray[np.int64]:
     before = np.array([float(np.abs(losses[finite & (at <= step)][-1:]).max(initial=1.0)) for step in steps.tolist()])
     with np.errstate(over="ignore"):
         alone = depth * np.log10(1 + updates) + np.log10(before) >= OVERFLOW
-    return steps[alone | (steps <= climbed.max(initial=-1))]
+    return np.asarray(steps[alone | (steps <= climbed.max(initial=-1))])
 
 
 @remembered

@@ -38,11 +38,13 @@ class BadInitialization(Rule):
     Formula: gain = standard deviation x sqrt(fan) of each weight matrix, as first measured. More than half of them
     below `faint` by the larger fan, and what samples differ by shrinks to `collapse` of what it was, from the first
     layer to a later one; or more than half above `wild` by the smaller fan, and it grows by `explosion`, the first loss
-    is above `over_chance` times chance, or an activation starts with `flat` of its outputs saturated. Or more than half
-    of the matrices, none of them zero, have `alike` of their units equal. Or two or more are exactly zero for `zero`
-    measured steps and nothing was learnt. Or, whatever the weights, the first loss, before any step, is above
-    `over_chance` times chance, and above chance still after `wait` losses, while inputs are within `scaled` and less
-    than `works` of the task is learnt. An error where the loss has come down by less than `learnt` after `wait` losses.
+    is above `over_chance` times chance, an activation starts with `flat` of its outputs saturated, or they are a
+    recurrent layer's and nothing is learnt. Or more than half of the matrices, none of them zero, have `alike` of their
+    units equal. Or two or more are exactly zero for `zero` measured steps, or more than half of them at the first, and
+    nothing was learnt. Or, whatever the weights, the first loss, before any step, is above `over_chance` times chance,
+    and above chance still after `wait` losses, while inputs are within `scaled` and less than `works` of the task is
+    learnt. Chance is ln(classes), or what outputs of zero get (and three standard errors of that in one batch). An
+    error where the loss has come down by less than `learnt` after `wait` losses.
     Remedies: reinitialize, insert-batchnorm.
     Known limits: weights are first measured after the first step. Where that step moved most of them by a large part of
     their size, only the first forward pass counts: both a growth by `explosion` and a loss above `over_chance`. Biases,
@@ -189,9 +191,10 @@ class BadInitialization(Rule):
                     Evidence(name=f"saturated outputs of {layer}", value=100 * share, limit=100 * self.flat, unit="%"),
                 )
         if self._harmed(history) and any(_recurrent(history, name) for name in found):
-            at, progress = int(course_of(history).steps[-1]), float(course_of(history).progress[-1])
-            share = Evidence(name="loss come down", value=100 * progress, limit=100 * self.learnt, unit="%")
-            return at, "a recurrent layer with gates or states at their ends has learnt nothing", share
+            down = 100 * float(course_of(history).progress[-1])
+            told = Evidence(name="loss come down", value=down, limit=100 * self.learnt, unit="%")
+            at = int(history.series("train/loss").steps[self.wait - 1])
+            return at, "a recurrent layer, whose gates and states are at their ends, has learnt nothing", told
         return None
 
     def _far_off(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:

@@ -58,13 +58,13 @@ class BatchnormMisuse(Rule):
     the one that was trained.
     Usual causes: model.eval() for the validation, and no model.train() after it; a batch size of 1 to 3; momentum taken
     for its complement (0.99 or 0.9 elsewhere are 0.01 and 0.1 in torch), or set to next to nothing.
-    Formula: (1) All batch norms with weights that train are in evaluation mode in the last `patience`
-    measurements, and either trained in training mode before, and the model itself was left in evaluation mode, or they
-    are fresh (weights at 1, within `fresh`: nobody has trained them). (2) Values per channel, median of the run, below
-    `values`. (3) In training mode the way that the running mean has gone since the start, in standard deviations, is
-    below `arrived` of the distance to the mean that the layer before puts out, while the newer half of the validation
-    losses is more than `gap` times the training loss of their time. (4) In training mode it has not moved at all in
-    `patience` measurements. An error in a run that has learnt less than `works` of its task, or of (3).
+    Formula: (1) All batch norms with weights that train are in evaluation mode in the last `patience` measurements, and
+    either trained in training mode before, and the model itself was left in evaluation mode, or they are fresh (weights
+    at 1, within `fresh`: nobody has trained them). (2) Values per channel, median of the run, below `values`. (3) In
+    training mode the way that the running mean has gone since the start, in standard deviations, is below `arrived` of
+    the distance to the mean that the layer before puts out, while the newer half of the validation losses is more than
+    `gap` times the training loss of their time. (4) In training mode it has not moved at all in `patience`
+    measurements. An error in a run that has learnt less than `works` of its task, or of (3).
     Remedies: set-train-mode, enlarge-batch.
     Known limits: needs a live run. Batch norms frozen on purpose (module.eval() in a model that trains) are left alone
     unless they are fresh. The distance is told by the mean over all channels, which is smaller than theirs.

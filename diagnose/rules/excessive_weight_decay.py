@@ -29,11 +29,10 @@ class ExcessiveWeightDecay(Rule):
     Usual causes: a coefficient meant for another optimizer (AdamW multiplies it by the rate, SGD by the rate and the
     length of its memory); a decimal too few; decay on top of a penalty in the loss.
     Formula: more than half of the weight matrices, or all of them together, have shrunk to less than `shrunk` of their
-    first norm, which decay
-    alone accounts for: of decoupled decay the sum of rate x coefficient is above -log(`shrunk`), of coupled decay the
-    coefficient x |weight| was above `outweighs` |gradient| over the first `first` measured steps. Told from `least`
-    losses on, while the loss has come down by less than `works` of its first level (where decay accounts for it twice
-    over: by less than `done`); an error below `learnt`.
+    first norm, which decay alone accounts for: of decoupled decay the sum of rate x coefficient is above
+    -log(`shrunk`), of coupled decay the coefficient x |weight| was above `outweighs` |gradient| over the first `first`
+    measured steps. Told from `least` losses on, while the loss has come down by less than `works` of its first level
+    (where decay accounts for it twice over: by less than `done`); an error below `learnt`.
     Remedies: weight-decay, lower-learning-rate.
     Known limits: needs the optimizer's options; parameter groups beyond the first are taken to be like it. Penalties
     that are part of the loss are not seen.
@@ -178,5 +177,7 @@ def _shares(history: History) -> tuple[NDArray[np.int64], Array]:
         measured = norms[:, i][np.isfinite(norms[:, i])]
         first[i] = measured[0] if len(measured) and measured[0] > 0 else np.nan
     with np.errstate(all="ignore"):
-        together = np.sqrt(np.nansum(norms**2, axis=1) / np.nansum(np.where(np.isnan(norms), np.nan, first) ** 2, axis=1))
+        together = np.sqrt(
+            np.nansum(norms**2, axis=1) / np.nansum(np.where(np.isnan(norms), np.nan, first) ** 2, axis=1)
+        )
         return table.steps, np.fmin(medians(norms / first), together)

@@ -38,20 +38,22 @@ def _cut(
 
 
 class FrozenLayer(Rule):
-    """The first layers should train, run, and feed those that do, but no gradient has ever reached them.
+    """Layers should train, but no gradient has ever reached them, or no step has ever moved them.
 
     Why it is bad: they stay random, so that everything above them learns from random features.
     Usual causes: .detach(), .data, .numpy() or torch.no_grad() on the way; a step whose derivative is zero everywhere
-    (round, sign, argmax, comparisons).
-    Formula: all parameters of a module are trainable and in the optimizer, and none has had a gradient other than zero
-    in any of at least `patience` measurements since they are; all modules that ran before the first one with a gradient
-    (or never ran with gradients switched on, and stand before it) are such, its inputs are as many as their outputs or
-    a multiple; and their matrices are still as torch, He or Glorot draw them, within 3.5 standard errors (a trained
-    part is often left alone on purpose). Exact zeros count only where no unit is dead or saturated and the loss has not
-    come down by `done`. An error, but a warning where `works` of the task has been learnt all the same.
+    (round, sign, argmax, comparisons); a parameter group with a rate of zero.
+    Formula: (first layers) all parameters of a module are trainable and in the optimizer, and none has had a gradient
+    other than zero in any of at least `patience` measurements since they are; all modules that ran before the first one
+    with a gradient (or never ran with gradients switched on, and stand before it) are such, its inputs are as many as
+    their outputs or a multiple; and their matrices are still as torch, He or Glorot draw them, within 3.5 standard
+    errors (a trained part is often left alone on purpose). Exact zeros count only where no unit is dead or saturated
+    and the loss has not come down by `done`. Or modules get gradients and are in the optimizer, which moves others, but
+    in `patience` measurements or more not one has moved them, and they are still as drawn. An error, but a warning
+    where `works` of the task has been learnt all the same.
     Remedies: unfreeze, mend-graph.
     Known limits: needs a live run. A cut further up, or within one layer, is taken for a head that nobody uses. Layers
-    whose updates are rounded away, or whose group has a rate of zero, are not looked for.
+    whose updates are rounded away look like ones whose group has a rate of zero.
     Source: torch's own documentation of autograd (no_grad, detach); standard error of a standard deviation:
     sqrt((kurtosis - 1) / 4n).
     """

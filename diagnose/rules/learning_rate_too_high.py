@@ -35,17 +35,17 @@ class LearningRateTooHigh(Rule):
     are of at least the `size` of usual laws after u >= `large` in `replacing` steps, and `wait` losses later the loss
     has come down by less than `works` of its first level; or after u >= `half` once, and it has by less than `done`; or
     (2) u >= `fast` in `fast_steps` steps, most matrices have not shrunk to less than `shrunk`, and `wait` losses later
-    the loss has come down by less than `learnt`; or (3) it is not finite after `replacing` large steps, or one with
-    u >= `torn` that it climbed after, or that can overflow by itself ((1 + u) to the number of matrices). (4) Batches
-    are large enough, and more than `held_up` of a loss that has come to rest is the noise of the steps themselves (see
+    the loss has come down by less than `learnt`; or (3) it is not finite after `replacing` large steps, or one with u
+    >= `torn` that it climbed after, or that can overflow by itself ((1 + u) to the number of matrices). (4) Batches are
+    large enough, and more than `held_up` of a loss that has come to rest is the noise of the steps themselves (see
     noisy-gradient). Held back where these steps came out of a calm run (a median of u before them below `calm`, or the
     first of them `leap` times the largest before, over `early` measured steps or more): that is a bad batch.
     Remedies: rescale-loss, find-learning-rate, lower-learning-rate, warm-up, schedule-learning-rate, rewind.
     Known limits: rates that are a few times too large still train, only worse, and are not told; neither are runs with
     several models or optimizers, LBFGS, and logs without updates (a curve alone does not tell the cause).
     Source: |update| / |weight| near 1e-3 is usual, and runs that train well stay below 0.35 even in their first steps
-    (230 of them, none of which had three steps above 0.3); at 1 nothing of the initialisation is left. A catapult (Lewkowycz et al. 2020, arXiv:2003.02218) settles in a few
-    dozen steps, hence the waiting.
+    (the healthy ones of the clinic, LBFGS aside: no three steps above 0.3); at 1 nothing of the initialisation is left. A catapult
+    (Lewkowycz et al. 2020, arXiv:2003.02218) settles in a few dozen steps, hence the waiting.
     """
 
     code: ClassVar[str] = "TM601"
@@ -98,7 +98,7 @@ class LearningRateTooHigh(Rule):
     size: float = Field(
         0.6,
         ge=0,
-        description="standard deviation x sqrt(fan), a ratio (PyTorch's own is 0.58; drawn near zero they may grow fast)",
+        description="standard deviation x sqrt(fan), a ratio (torch's own is 0.58; those near zero may grow fast)",
     )
     works: float = Field(
         0.5, gt=0, lt=1, description="share of the first loss that makes it a run that works, 0 to 1 (half)"

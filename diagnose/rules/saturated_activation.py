@@ -36,9 +36,9 @@ class SaturatedActivation(Rule):
     Usual causes: weights drawn too large; inputs that are not scaled; one step that was far too large.
     Formula: the output is flat where the activation's derivative is below a twentieth of its largest. Told where over
     the first `patience` measurements more than `start` of a layer's outputs are flat, and the weights before it are
-    larger than `wild` / sqrt(fan) or the run has not come down by `works` of its first loss in `wait` losses; or where
-    more than `stuck` of its units are flat for nearly all samples in the newest `patience` measurements, and the loss
-    has come down by less than `learnt` in `wait` losses.
+    larger than `wild` / sqrt(fan), or (of a sigmoid or tanh) are all still as they were drawn, or the run has not come
+    down by `works` of its first loss in `wait` losses; or where more than `stuck` of its units are flat for nearly all
+    samples in the newest `patience` measurements, and the loss has come down by less than `learnt` in `wait` losses.
     Remedies: normalize-inputs, reinitialize, insert-batchnorm, replace-activation, find-learning-rate,
     lower-learning-rate.
     Known limits: gates inside of nn.LSTM and nn.GRU and attention inside of nn.MultiheadAttention are not seen. The

@@ -26,10 +26,10 @@ class SchedulerMisuse(Rule):
     longer than it took to get there and for `wait` of the run, while the loss, which was still coming down by `falling`
     of its first level over the second half of that time or has not come down by `little` at all, has come down by less
     than `works`. (2) The rate of all groups has been exactly zero since the start, for `idle` of the run and
-    `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of the run, or a rate
-    that has never come down is `climbs` times what it was at half of that time (and twice that from the start). The run is `total_steps`
-    long; where that is not known, (1) takes the run so far, and nothing is told of (2) and (3): logs round small rates
-    to zero.
+    `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of the run, or a rate that has never
+    come down is `climbs` times what it was at half of that time (and twice that from the start). The run is
+    `total_steps` long; where that is not known, (1) takes the run so far, and nothing is told of (2) and (3): logs
+    round small rates to zero.
     Remedies: schedule-learning-rate, raise-learning-rate.
     Known limits: silent on rates lowered at plateaus (ReduceLROnPlateau), and on schedules that are a few times too
     short. A schedule that is lowered to next to nothing on purpose for most of the run looks the same.

@@ -37,9 +37,9 @@ class StaleOptimizer(Rule):
     deviation of its elements has not moved since the start (somebody else's optimizer would move it, in `spreads`
     readings); and either the optimizer holds parameters that are not the model's, or the last matrix of the model is
     among them and others are not (nobody trains a body under a head that stays as it was drawn), or these matrices are
-    still as torch, He or Glorot draw them, within 3.5 standard errors (trained weights are not: whoever trains only the head of a
-    trained model may leave the rest out on purpose). An error, but a warning where `works` of the task has been learnt
-    all the same.
+    still as torch, He or Glorot draw them, within 3.5 standard errors (trained weights are not: whoever trains only the
+    head of a trained model may leave the rest out on purpose). An error, but a warning where `works` of the task has
+    been learnt all the same.
     Remedies: adopt-parameters.
     Known limits: needs a live run, and parameters that were there when watching began. Random features that stay random
     on purpose look the same unless requires_grad is off.

@@ -39,8 +39,10 @@ class VanishingGradient(Rule):
     come down by less than `still` of its first level; or (2) the gradients were dead all through the second half of the
     run, and the loss has come down by less than `still` in it (what comes down before is what the last layers learn
     alone, such as the mean); or (3) the weights of the first layers move by less than `resolution` of themselves, and
-    those of the last a thousand times as fast. Silent once the loss has come down by `works` and still does, or by
-    `done`, or the gradients of the first layers are back.
+    those of the last a thousand times as fast. Where outputs did not differ between samples (see learnt.alike), what
+    the loss was then counts as its first level: a constant is not learnt. Silent once the loss has come down by `works`
+    and still does, or by `done`, or the gradients of the first layers are back and were not dead, while the run stood
+    still, for half of it.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual, replace-recurrent,
     swap-optimizer.
     Known limits: needs the training loss and at least `least_layers` weight matrices with a gradient; layers whose
