@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.course import streak
 from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import Array, median
 from trainmedic.history import History, Layer
@@ -237,25 +238,26 @@ class BatchnormMisuse(Rule):
             return None
         since = max(step for _, _, _, step in behind)
         late = np.flatnonzero((steps >= since) & np.isfinite(losses))
-        late = late[len(late) // 2 :]  # the newer ones: the first may be of a model that has learnt nothing yet
-        if not len(late) or not self._apart(train.steps, train.values, steps[late], losses[late]):
+        seen = self._apart(train.steps, train.values, steps[late], losses[late])
+        if seen is None:
             return None
         share = min(behind)[0]
         return _Fault(
             [name for _, name, _, _ in sorted(behind)],
             min(step for _, _, step, _ in behind),
-            int(steps[late[0]]),
+            int(steps[late[seen]]),
             f"the running mean of {min(behind)[1]} has gone {100 * share:.2g} % of its way, and validation, which uses "
             "it, is far worse than training",
             Evidence(name="way gone by a running mean", value=100 * share, limit=100 * self.arrived, unit="%"),
             severe=True,
         )
 
-    def _apart(self, steps: NDArray[np.int64], losses: Array, at: NDArray[np.int64], validated: Array) -> bool:
-        """Whether each of these evaluations is far above the training loss around it."""
+    def _apart(self, steps: NDArray[np.int64], losses: Array, at: NDArray[np.int64], validated: Array) -> int | None:
+        """The evaluation since which the newer half of them so far lies far above the training loss around it."""
         ends = np.searchsorted(steps, at, side="right")
         around = np.array([median(losses[max(0, end - self.patience) : end]) for end in ends])
-        return bool((validated > self.gap * around).all())
+        far = validated > self.gap * around
+        return streak(np.array([far[count // 2 : count].all() for count in range(1, len(far) + 1)], dtype=bool))
 
     sick: ClassVar = (
         _norm([1.0] * 20 + [0.0] * 30, facts={"trains_in_eval_mode": True}),

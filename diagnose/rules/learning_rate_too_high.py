@@ -44,8 +44,8 @@ class LearningRateTooHigh(Rule):
     Known limits: rates that are a few times too large still train, only worse, and are not told; neither are runs with
     several models or optimizers, LBFGS, and logs without updates (a curve alone does not tell the cause).
     Source: |update| / |weight| near 1e-3 is usual, and runs that train well stay below 0.35 even in their first steps
-    (the healthy ones of the clinic, LBFGS aside: no three steps above 0.3); at 1 nothing of the initialisation is left. A catapult
-    (Lewkowycz et al. 2020, arXiv:2003.02218) settles in a few dozen steps, hence the waiting.
+    (the healthy ones of the clinic, LBFGS aside: no three steps above 0.3); at 1 nothing of the initialisation is left.
+    A catapult (Lewkowycz et al. 2020, arXiv:2003.02218) settles in a few dozen steps, hence the waiting.
     """
 
     code: ClassVar[str] = "TM601"

@@ -139,7 +139,7 @@ class UnnormalizedInput(Rule):
     )
     harm: float = Field(2.0, gt=1, description="first loss over that of chance, where it is the scale's doing (twice)")
     works: float = Field(
-        0.9, gt=0, le=1, description="share of the task that is learnt, from which on it works as it is (most of it)"
+        0.75, gt=0, le=1, description="share of the task that is learnt, from which on it works as it is (most of it)"
     )
 
     def check(self, history: History) -> Iterator[Finding]:
