@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from trainmedic.remedies._clocks import clocks_of, generators, own_data, restore_generators
 from trainmedic.remedies._containers import freeze, is_mark, thaw
+from trainmedic.remedies._store import Store
 from trainmedic.remedies._tensors import Kept, alike, copy_all, copy_back, numbers_in, ordinary, values_of
 from trainmedic.remedies.run import Run
 
@@ -65,8 +66,8 @@ class Memory:
     As nothing is written before everything has its place, running out of memory leaves the older state whole.
     """
 
-    def __init__(self, older: "State | None") -> None:
-        self._older = older
+    def __init__(self, older: "State | None", store: Store | None) -> None:
+        self._older, self._store = older, store
         self._spare = {} if older is None or older.spent else older.copies()
         self._pairs: list[tuple[Tensor, Tensor]] = []
 
@@ -75,7 +76,11 @@ class Memory:
         if not ordinary(source):
             return source.clone()
         spare = self._spare.get(key)
-        target = spare if spare is not None and alike(spare, source) else torch.empty_like(source)
+        if spare is not None and alike(spare, source):
+            target = spare
+        else:
+            store = None if source.is_meta else self._store
+            target = torch.empty_like(source) if store is None else store.empty_like(source)
         self._pairs.append((target, source))
         return target
 
@@ -91,7 +96,8 @@ class State:
     """Parameters, buffers, gradients, modes, extra state and options of all watched models, optimizers, schedulers and
     the scaler, and all random number generators, as they were after ``step``.
 
-    Kept on the devices they are on; a tensor in several places (tied weights) once. ``load_state_dict`` alone would not
+    Kept where the run's store has room for them, in host memory or in files, or without one on the devices they are on;
+    a tensor in several places (tied weights) once. ``load_state_dict`` alone would not
     do: it casts the float32 momentum of a bfloat16 parameter, and puts new tensors where others hold the old ones.
 
     Not part of it: plain attributes of modules; objects of unknown kinds inside of an optimizer's state, which are kept
@@ -119,7 +125,7 @@ class State:
 
         The memory of ``into``, an older state, is used again where shapes agree; ``into`` cannot be restored then.
         """
-        state, memory = cls(run.step), Memory(into)
+        state, memory = cls(run.step), Memory(into, run.store)
         state._keep_models(run.models, memory)
         state._keep_optimizers(run.optimizers, memory)
         for thing in clocks_of(run):
@@ -284,7 +290,7 @@ class State:
             if kept is not None and now is not None and ordinary(now) and alike(values_of(now), kept):
                 pairs.append((now, kept))
             elif kept is not None or now is not None:
-                leaf.live.grad = None if kept is None else kept.clone()
+                leaf.live.grad = None if kept is None else kept.to(leaf.live.device, copy=True)
         copy_all(pairs)
 
     def _restore_clocks(self, parts: Iterable[Part], present: set[int]) -> None:

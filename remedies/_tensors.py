@@ -50,7 +50,8 @@ def ordinary(tensor: Tensor) -> bool:
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+    """Whether two tensors hold the same kind of values, wherever they are."""
+    return one.shape == other.shape and one.dtype == other.dtype
 
 
 def copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:

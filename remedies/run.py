@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from trainmedic.remedies._rehearsal import Rehearsal
     from trainmedic.remedies._state import State
+    from trainmedic.remedies._store import Store
 
 Guard = Callable[["torch.optim.Optimizer"], "bool | None"]
 """Called right before a step of a watched optimizer, after the user's own clipping; may touch gradients only.
@@ -28,6 +29,7 @@ class Run:
     optimizer step. ``healthy`` is the last state in which nothing was wrong, ``best`` the one with the best monitored
     value; both are ``None`` until there is one. With ``advising`` a proposal is only shown, never applied: it may name
     a state that was not kept. ``dead_units`` gives, by the name of a rectifier, which of its units are dead.
+    ``store`` gives saved states their memory; without one they lie on the devices of what they are copies of.
     ``rehearsal`` takes steps on kept batches that leave no trace, for acts that have to measure: see its docstring.
     """
 
@@ -44,6 +46,7 @@ class Run:
     stop_requested: bool = False
     advising: bool = False
     rehearsal: "Rehearsal | None" = None
+    store: "Store | None" = None
     dead_units: Callable[[str], "torch.Tensor | None"] | None = None
 
     def parameters(self) -> Iterator[tuple[str, "torch.nn.Parameter"]]:

@@ -28,6 +28,7 @@ from trainmedic.keeping import Keeping
 from trainmedic.logged import Logged, scalar
 from trainmedic.moments import Moments
 from trainmedic.remedies._rehearsal import Rehearsal
+from trainmedic.remedies._store import Store
 from trainmedic.remedies.change import Treatment
 from trainmedic.remedies.run import Run
 from trainmedic.reports.report import Report
@@ -109,6 +110,7 @@ class Medic:
         )
         self.history.architecture = self._probe.architecture
         run = Run(models, optimizers, self.history, schedulers=schedulers, scaler=scaler, loss_fn=loss_fn)
+        run.store = Store(settings.states_mb * 1e6, logdir)
         run.guards = self._probe.guards
         run.dead_units = self._probe.activations.dead_units
         self._keeping = Keeping(

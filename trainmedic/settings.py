@@ -48,6 +48,9 @@ class Settings(BaseModel):
         40, ge=0, description="batches kept for trials; every fourth is set apart, to judge on and never to train on"
     )
     kept_batches_mb: float = Field(64.0, ge=0, description="size that the kept batches may have together, in MB")
+    states_mb: float = Field(
+        4_000.0, ge=0, description="host memory that saved states may have together, in MB; beyond it they are files"
+    )
     cooldown: int = Field(50, ge=0, description="steps without a new treatment after one was decided")
     trial_budget: float = Field(
         0.05,
