@@ -244,8 +244,10 @@ def harmed(case: Case, arm: str, cases: Sequence[Case]) -> bool:
 def show_case(case: Case, arms: Sequence[str]) -> None:
     """One case on a line."""
     scores = " ".join(f"{arm} {case.arms[arm].score:.3f}" for arm in arms if arm in case.arms)
-    acts = "; ".join(f"{act} {outcome} ({how}) at {step}" for act, outcome, how, step in case.arms["unsafe"].done)
-    mark = "" if case.patient.healthy else "healed " if case.healed("unsafe") else "NOT HEALED "
+    done = case.arms["unsafe"].done if "unsafe" in case.arms else ()
+    acts = "; ".join(f"{act} {outcome} ({how}) at {step}" for act, outcome, how, step in done)
+    compared = not case.patient.healthy and {"unsafe", "twin"} <= case.arms.keys()
+    mark = ("healed " if case.healed("unsafe") else "NOT HEALED ") if compared else ""
     mark += "" if curable(case.patient) or case.patient.healthy else "(no act cures it) "
     print(
         f"{case.patient.name:<32}{case.seed} {case.patient.illness or '-':<6}{mark}{scores} | {acts or 'nothing done'}"

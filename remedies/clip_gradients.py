@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
+from trainmedic.remedies.lower_learning_rate import starts_wild
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
@@ -42,7 +43,7 @@ class ClipGradients(Remedy):
     2021 (AGC), arXiv:2102.06171, section 4.1.
     """
 
-    treats: ClassVar[tuple[str, ...]] = ("exploding-gradient", "loss-spike", "divergence")
+    treats: ClassVar[tuple[str, ...]] = ("exploding-gradient", "loss-spike", "divergence", "bad-initialization")
     safety: ClassVar[Safety] = Safety.SAFE
     unless_worse: ClassVar[str] = "the steps that it is against are rare, and need not lie in the time watched"
     kind: Kind | None = Field(None, description="the way of clipping; chosen by what was measured unless given")
@@ -62,6 +63,8 @@ class ClipGradients(Remedy):
         if any(type(optimizer).__name__ == "LBFGS" for optimizer in run.optimizers):
             raise Refused("LBFGS computes its gradients inside step(), where they cannot be clipped before it")
         if any(isinstance(guard, Clip | ZClip | UnitClip) for guard in run.guards):
+            return None
+        if finding.name == "bad-initialization" and not starts_wild(run):
             return None
         past = self._past(finding, run)
         if len(past.well) >= self.few and len(past.ill) and not self._leaves(past):

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Finding
-from trainmedic.diagnose.learnt import learnt
+from trainmedic.diagnose.learnt import chance, learnt
 from trainmedic.remedies.change import Change, Safety
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
@@ -53,6 +53,7 @@ class LowerLearningRate(Remedy):
         "collapsed-output",
         "dead-relu",
         "excessive-weight-decay",
+        "bad-initialization",
         "loss-oscillation",
         "loss-scale-collapse",
         "noisy-gradient",
@@ -76,6 +77,8 @@ class LowerLearningRate(Remedy):
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
         if finding.name in BY_STEPS and finding.step <= 1:
+            return None
+        if finding.name == "bad-initialization" and not starts_wild(run):
             return None
         before = run.learning_rates()
         factor = self._factor(finding, run)
@@ -119,6 +122,14 @@ def settles_late(finding: Finding, run: Run) -> bool:
     first, now = float(np.median(losses[:10])), float(np.median(losses[-10:]))
     known = learnt(run.history)
     return known > WON if np.isfinite(known) else first - now > WON * abs(first)
+
+
+def starts_wild(run: Run) -> bool:
+    """Whether the loss starts at more than twice that of knowing nothing: weights are too large, not too small."""
+    if "train/loss" not in run.history:
+        return False
+    first = run.history.series("train/loss").values[:3]
+    return bool(np.median(first) > 2 * chance(run.history))
 
 
 def torn_by(run: Run, since: int) -> float:

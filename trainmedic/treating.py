@@ -24,6 +24,7 @@ from trainmedic.history import History
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Rival, Safety, Treatment
 from trainmedic.remedies.choose import Choice, Fix, choose
+from trainmedic.remedies.lower_learning_rate import BY_STEPS
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 from trainmedic.remedies.skip_step import SkipStep, held_off, stand_by
@@ -35,6 +36,8 @@ LEAST_WINDOW = 20
 """Steps that a change is watched for, at least."""
 IN_VAIN = 2
 """Changes that are tried without a control, and undone, in a run that is getting somewhere."""
+DOSES = 10
+"""More than any act has: one whose first dose trails has no other turn."""
 LITTLE = 0.1
 """Share of the task that a failing run may lose which is put back to where it was well."""
 SETTLED = 10
@@ -162,7 +165,7 @@ class Treating:
             and self._candidate.step < finding.step - SETTLED
         ):
             self.run.healthy, self._candidate = self._candidate, None
-        self._fall_back(finding)
+        self._fall_back(finding)  # acts that go back look at that state
         choice = choose(finding, self.run, fix=self.fix, ignore=self.settings.ignore_remedies, tried=tried)
         self.refused.update(choice.refused)
         return choice
@@ -262,6 +265,7 @@ class Treating:
         if isinstance(plan, Plan) and not self.controlled.rehearsal.ready:
             plan = self.controlled.impossible()
         self._pending = None
+        self._fall_back(pending.finding)
         now = State.capture(self.run)
         base = self._base(pending.finding, now)
         if isinstance(plan, str):
@@ -435,7 +439,7 @@ class Treating:
             if seen is not None and remedy.name in told:
                 comparison = told[remedy.name][1]
                 if not comparison.effect > -LEAST_EFFECT:
-                    self._note_tried(pending.finding, [(remedy, change)])
+                    self._note_tried(pending.finding, [(remedy, change)] * DOSES)
                     self.refused[remedy.name] = comparison.reason
                     continue
                 if comparison.won and (remedy.name not in seen.lowering or self.controlled.failing(pending.finding)):
@@ -519,7 +523,7 @@ class Treating:
             failing=self.controlled.failing(finding),
             base=base.step if base is not now else None,
             learnt=self._learnt(base) if spoilt and base is not now else None,
-            unless_worse=remedy.unless_worse or ahead,
+            unless_worse=remedy.unless_worse or ("it had led an untreated copy" if ahead else ""),
         )
         unsafe, fresh = remedy.safety is not Safety.SAFE, State.capture(self.run)
         before = base if spoilt else now
@@ -591,10 +595,11 @@ class Treating:
         return healthy if self._spoilt(finding, now) or self._nothing_to_lose(finding, healthy) else now
 
     def _nothing_to_lose(self, finding: Finding, healthy: State) -> bool:
-        """Whether all that came after a state is worth nothing: the loss is no lower, or still that of a constant."""
-        if self.controlled.failing(finding) and learnt(self.run.history) < LITTLE:
+        """Whether what came after a state is worth nothing: little was learnt, or units were lost for good."""
+        failing = self.controlled.failing(finding)
+        if failing and (learnt(self.run.history) < LITTLE or finding.name in BY_STEPS):
             return True
-        return (self.controlled.failing(finding) or self._young) and self._no_better(healthy, self.run.step)
+        return (failing or self._young) and self._no_better(healthy, self.run.step)
 
     def _no_better(self, state: State, step: int) -> bool:
         """Whether the training loss has not come down from a state to a step."""

@@ -45,7 +45,7 @@ class BadInitialization(Rule):
     and above chance still after `wait` losses, while inputs are within `scaled` and less than `works` of the task is
     learnt. Chance is ln(classes), or what outputs of zero get (and three standard errors of that in one batch). An
     error where the loss has come down by less than `learnt` after `wait` losses.
-    Remedies: reinitialize, insert-batchnorm.
+    Remedies: reinitialize, insert-batchnorm, clip-gradients, lower-learning-rate.
     Known limits: weights are first measured after the first step. Where that step moved most of them by a large part of
     their size, only the first forward pass counts: both a growth by `explosion` and a loss above `over_chance`. Biases,
     embeddings and single layers out of law are not judged.
@@ -57,7 +57,12 @@ class BadInitialization(Rule):
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.INITIALIZATION
     needs: ClassVar[tuple[str, ...]] = ("weight_std|equal_units",)
-    remedies: ClassVar[tuple[str, ...]] = ("reinitialize", "insert-batchnorm")
+    remedies: ClassVar[tuple[str, ...]] = (
+        "reinitialize",
+        "insert-batchnorm",
+        "clip-gradients",
+        "lower-learning-rate",
+    )
     # it is seen before the rate has done anything, so where both are seen it comes first
     explains: ClassVar[tuple[str, ...]] = (
         "vanishing-gradient",

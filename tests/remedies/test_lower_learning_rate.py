@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 
 from tests.remedies.patients import finding, patient
+from trainmedic.diagnose import Severity
 from trainmedic.history import History
 from trainmedic.remedies.lower_learning_rate import LowerLearningRate
 from trainmedic.remedies.remedy import Refused
@@ -150,3 +151,28 @@ def test_the_code_is_for_the_users_own_groups() -> None:
     assert two.code.startswith("for group in optimizer.param_groups:")
     exec(two.code, {"optimizer": one})
     assert one.param_groups[0]["lr"] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(("torn", "factor"), [(1.0, 0.01), (0.1, 0.1), (0.02, 0.3), (1e-3, 0.3)])
+def test_the_larger_the_steps_the_further_down(torn: float, factor: float) -> None:
+    """To steps that move the weights by a hundredth of their size, and to three tenths of the rate at most."""
+    of = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1.0)
+    run = Run([], [of], History.of(a__update_ratio=[torn] * 20, b__update_ratio=[torn] * 20))
+    change = LowerLearningRate().propose(finding("learning-rate-too-high"), run)
+    assert change is not None
+    assert change.after == [pytest.approx(factor)]
+    undo = LowerLearningRate().apply(change, run)
+    assert of.param_groups[0]["lr"] == pytest.approx(factor)
+    undo()
+    assert of.param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize(("losses", "waits"), [([2.0] * 20 + [0.4] * 20, True), ([2.0] * 20 + [1.8] * 20, False)])
+def test_a_run_that_learns_at_its_rate_is_to_lower_it_in_the_course_of_the_rest(
+    losses: list[float], waits: bool
+) -> None:
+    of = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1.0)
+    run = Run([], [of], History.of(train_loss=losses))
+    mild = finding("noisy-gradient").model_copy(update={"severity": Severity.WARNING})
+    assert LowerLearningRate.waits(mild, run) is waits
+    assert not LowerLearningRate.waits(finding("noisy-gradient"), run), "an error does not wait"

@@ -265,3 +265,58 @@ def test_a_watched_run_records_the_rates_that_it_steps_with_and_keeps_its_own() 
     plain = [0.1 * 0.9**i for i in range(6)]
     assert seen == pytest.approx(plain)
     assert list(recorded) == pytest.approx([rate * min(1, (i + 1) / 4) for i, rate in enumerate(plain)])
+
+
+def brought_down_run(scheduler: Any, total: int = 200, taken: int = 40) -> tuple[Run, Any]:
+    """A run whose schedule has come down after ``taken`` steps of ``total``."""
+    of = optimizer(0.1)
+    schedule = scheduler(of)
+    run = Run([], [of], History(), schedulers=[schedule])
+    run.history.facts["total_steps"] = total
+    for step, rate in enumerate(steps(run, taken, schedule)):
+        run.history.add("optimizer/learning_rate", step, rate)
+        run.step = step
+    return run, schedule
+
+
+def test_a_schedule_that_died_early_gives_way_and_goes_on_unseen() -> None:
+    make = lambda of: lr_scheduler.StepLR(of, 4, 0.5)  # noqa: E731
+    run, schedule = brought_down_run(make)
+    change = ScheduleLearningRate().propose(finding("scheduler-misuse"), run)
+    assert change is not None
+    undo = ScheduleLearningRate().apply(change, run)
+    group = run.optimizers[0].param_groups[0]
+    expected = lr_scheduler.StepLR(optimizer(0.1), 4, 0.5)
+    for _ in range(40):
+        expected.optimizer.step()
+        expected.step()
+    assert group["lr"] == expected.get_last_lr()[0], "between steps it is that schedule's"
+    taken = steps(run, 159, schedule)
+    assert taken[0] == taken[90] == pytest.approx(0.1)
+    assert taken[-1] == pytest.approx(0.001, rel=0.3)
+    assert taken[95:] == sorted(taken[95:], reverse=True)
+    undo()
+    for _ in range(159):
+        expected.optimizer.step()
+        expected.step()
+    assert group["lr"] == expected.get_last_lr()[0]
+    assert steps(run, 1, schedule) == expected.get_last_lr()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "taken"),
+    [
+        (lambda of: lr_scheduler.StepLR(of, 100, 0.1), 40),  # not down yet
+        (lambda of: lr_scheduler.CosineAnnealingLR(of, 200), 185),  # at the end, as it should be
+    ],
+)
+def test_a_schedule_that_fits_the_run_is_left_alone(scheduler: Any, taken: int) -> None:
+    run, _ = brought_down_run(scheduler, taken=taken)
+    with pytest.raises(Refused, match="schedule of its own"):
+        ScheduleLearningRate().propose(finding("scheduler-misuse"), run)
+
+
+def test_a_rate_that_a_schedule_takes_down_again_is_not_raised_first() -> None:
+    run, _ = brought_down_run(lambda of: lr_scheduler.StepLR(of, 4, 0.5))
+    assert RaiseLearningRate.waits(finding("learning-rate-too-low"), run)
+    assert not RaiseLearningRate.waits(finding("learning-rate-too-low"), run_of(optimizer()))

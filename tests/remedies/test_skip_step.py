@@ -7,7 +7,7 @@ import torch
 
 from tests.remedies.patients import Patient, different, finding, patient, photograph
 from trainmedic.remedies.remedy import Refused
-from trainmedic.remedies.skip_step import Skip, SkipStep
+from trainmedic.remedies.skip_step import Skip, SkipStep, held_off, stand_by
 
 
 def treated(optimizer: str = "AdamW") -> tuple[Patient, Skip]:
@@ -140,3 +140,32 @@ def test_a_loss_scaler_skips_by_itself() -> None:
 def test_lbfgs_is_refused() -> None:
     with pytest.raises(Refused, match="inside step"):
         SkipStep().propose(finding("non-finite"), patient("LBFGS").run)
+
+
+def test_one_that_stands_by_holds_off_what_no_rule_has_told_of_yet_and_gives_way() -> None:
+    sick = patient("AdamW")
+    stand_by(sick.run)
+    (guard,) = sick.run.guards
+    before = photograph(sick)
+    spoil(sick)
+    assert guard(sick.optimizer) is False, "rules are to see that step"
+    sick.optimizer.step()
+    assert different(before, photograph(sick)) == ["gradients"]
+    assert held_off(sick.run) == [sick.run.step + 1]
+    change = SkipStep().propose(finding("non-finite"), sick.run)
+    assert change is not None
+    undo = SkipStep().apply(change, sick.run)
+    (taken_over,) = sick.run.guards
+    assert taken_over is not guard
+    spoil(sick)
+    assert taken_over(sick.optimizer) is True
+    undo()
+    assert sick.run.guards == [guard]
+
+
+@pytest.mark.parametrize("optimizer", ["LBFGS", "Adam"])
+def test_nobody_stands_by_where_gradients_come_later_or_a_scaler_looks(optimizer: str) -> None:
+    sick = patient(optimizer)
+    sick.run.scaler = torch.amp.GradScaler("cpu") if optimizer == "Adam" else None
+    stand_by(sick.run)
+    assert sick.run.guards == []

@@ -447,3 +447,43 @@ def test_validation_batches_are_fetched_without_a_trace() -> None:
     assert torch.equal(torch.get_rng_state(), everywhere)
     loss = F.cross_entropy(loop.model(held.tensors[0]), held.tensors[1])
     assert torch.isfinite(loss)
+
+
+# -- from where ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_other")
+def test_a_run_that_has_won_nothing_is_treated_from_its_start() -> None:
+    """Its weights were torn apart before the illness was found: what was kept since is no better."""
+    torn = ILL.model_copy(update={"step": 2})
+    loop = Loop(optimize=lambda m: torch.optim.SGD(m.parameters(), 1e3), total_steps=300)
+    start = [p.detach().clone() for p in loop.model.parameters()]
+    seen: list[list[Tensor]] = []
+
+    class Noting(SafePlacebo):
+        """Notes what it is applied to.
+
+        Safety: safe.
+        """
+
+        def apply(self, change: Change, run: Run) -> Undo:
+            seen.append([p.detach().clone() for _, p in run.parameters()])
+            return super().apply(change, run)
+
+    loop.run(60, Noting(), finding=torn)
+    treatments = loop.treatments or loop.medic._treating.record()
+    assert treatments
+    assert all(map(torch.equal, seen[-1], start))
+
+
+def test_what_was_kept_is_not_lost_when_the_run_is_put_back_later() -> None:
+    loop = Loop(still)
+    loop.run(60, Help())
+    treating = loop.medic._treating
+    assert [t.outcome for t in loop.treatments] == ["kept"]
+    treating._fall_back(ILL.model_copy(update={"step": 55}))
+    healthy = treating.run.healthy
+    assert healthy is not None
+    healthy.restore(treating.run, clocks=False)
+    spread = [float(p.std()) for p in loop.model.parameters() if p.ndim > 1]
+    assert min(spread) > 0.05, "weights are those that were drawn, not the equal ones of the start"
