@@ -122,9 +122,10 @@ def moved(history: History) -> tuple[NDArray[np.int64], Array]:
 def tearing(history: History, torn: float = 1.0) -> NDArray[np.int64]:
     """Steps that moved most matrices by ``torn`` times their size, and can be what made a run overflow after them.
 
-    Either the loss was seen higher than at the start after such a step, or the step itself suffices: n matrices that
-    have become 1 + u times as large multiply a signal by (1 + u)**n at most, and its square has to pass 1e38. Where
-    neither holds, what came out infinite is the doing of a logarithm, a root or a division, not of the step.
+    Either the loss was seen higher than at the start after such a step, or the step itself suffices: n matrices (a
+    recurrent one counts for each step of its sequence) that have become 1 + u times as large multiply a signal by (1 +
+    u)**n at most, and its square has to pass 1e38. Where neither holds, what came out infinite is the doing of a
+    logarithm, a root or a division, not of the step.
     """
     steps, updates = moved(history)
     known = updates >= torn
@@ -135,11 +136,18 @@ def tearing(history: History, torn: float = 1.0) -> NDArray[np.int64]:
         return steps
     climbed = at[finite & (losses > losses[finite][0])]
     table = history.layers("update_ratio")
-    depth = len(matrices(history, table))
+    depth = sum(_passes(history, table.layers[i]) for i in matrices(history, table).tolist())
     before = np.array([float(np.abs(losses[finite & (at <= step)][-1:]).max(initial=1.0)) for step in steps.tolist()])
     with np.errstate(over="ignore"):
         alone = depth * np.log10(1 + updates) + np.log10(before) >= OVERFLOW
     return np.asarray(steps[alone | (steps <= climbed.max(initial=-1))])
+
+
+def _passes(history: History, name: str) -> int:
+    """How often a signal goes through a matrix: once, or as often as a sequence is long."""
+    owner = history.architecture.get(name.rpartition(".")[0])
+    recurrent = owner is not None and "weight_hh" in name and len(owner.shape) > 1
+    return int(owner.shape[0]) if owner is not None and recurrent else 1
 
 
 @remembered

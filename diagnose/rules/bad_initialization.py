@@ -195,7 +195,9 @@ class BadInitialization(Rule):
                     f"{100 * share:.0f} % of the outputs of {layer} are saturated",
                     Evidence(name=f"saturated outputs of {layer}", value=100 * share, limit=100 * self.flat, unit="%"),
                 )
-        if self._harmed(history) and any(_recurrent(history, name) for name in found):
+        waited = len(history.series("train/loss").steps) >= self.wait if "train/loss" in history else False
+        nothing = self._harmed(history) or (waited and learnt(history) < self.learnt)
+        if nothing and any(_recurrent(history, name) for name in found):
             down = 100 * float(course_of(history).progress[-1])
             told = Evidence(name="loss come down", value=down, limit=100 * self.learnt, unit="%")
             at = int(history.series("train/loss").steps[self.wait - 1])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
-from trainmedic.diagnose.learnt import learnt
+from trainmedic.diagnose.learnt import learnt, level
 from trainmedic.diagnose.robust import Array, in_a_row, median
 from trainmedic.history import History
 
@@ -22,14 +22,16 @@ def _same(spread: list[float], size: float = 1.0, loss: float = 0.7) -> History:
 
 
 class CollapsedOutput(Rule):
-    """Whatever the input, the output is the same, to the last digits that its precision holds.
+    """Whatever the input, the output is the same, or a hundredth is left of what it differed by.
 
     Why it is bad: nothing can be learnt from a constant; the gradient of all that lies before it is zero.
     Usual causes: softmax over a single output; a rectifier after the last layer whose units died; a step that was far
-    too large and killed or saturated all units; inputs masked or multiplied away; weights decayed to nothing.
+    too large and killed or saturated all units; a loss that only pulls outputs together; inputs masked or multiplied
+    away; weights decayed to nothing.
     Formula: s = standard deviation over the samples of a batch, root mean square over the outputs; s at most
-    `resolution` times the largest output, in each of the last `patience` measurements, while the loss is not zero and
-    no more than `works` of the task has been learnt.
+    `resolution` times the largest output, or `faded` times both that and the largest s before, where targets differ by
+    more; in each of the last `patience` measurements, while the loss is not zero and no more than `works` of the task
+    has been learnt.
     Remedies: normalize-inputs, insert-batchnorm, reinitialize, find-learning-rate, lower-learning-rate.
     Known limits: batches of one sample show nothing. An output that varies by noise alone (dropout) has not collapsed
     in this sense; nor has one that follows the input by a hair (see vanishing-gradient). A last layer that starts at
@@ -65,6 +67,9 @@ class CollapsedOutput(Rule):
     resolution: float = Field(
         1e-6, gt=0, lt=1, description="spread over samples, share of the largest output (rounding errors of 16 sums)"
     )
+    faded: float = Field(
+        0.01, gt=0, lt=1, description="spread over samples, share of its largest and of the size (a hundredth is left)"
+    )
     patience: int = Field(10, ge=2, description="measurements in a row (a last layer may start at zero)")
     works: float = Field(0.5, gt=0, le=1, description="share of the task that is learnt, from which on it works (half)")
 
@@ -72,24 +77,35 @@ class CollapsedOutput(Rule):
         steps, spread = history.series("output/batch_std")
         size = np.maximum(_at(history, "output/min", steps), _at(history, "output/max", steps))
         with np.errstate(invalid="ignore"):
-            same = (spread >= 0) & (spread <= self.resolution * size)
+            same = (spread >= 0) & (spread <= self.resolution * size) | self._faded(history, spread, size)
         ends = np.flatnonzero(in_a_row(same, self.patience))
         if not len(ends) or ends[-1] != len(same) - 1 or self._content(history):
             return
         different = np.flatnonzero(~same)
         onset = int(different[-1]) + 1 if len(different) else 0
         now = float(spread[-1])
+        constant = now <= self.resolution * float(size[-1])
+        limit = self.resolution if constant else self.faded
+        what = "the same for every sample" if constant else f"differs by {now:.2g} between the samples"
         yield self.finding(
             step=steps[onset],
             detected_at=steps[onset + self.patience - 1],
             where=["output/batch_std"],
-            message=f"the output is {float(size[-1]):.3g} in size and the same for every sample of a batch, "
+            message=f"the output is {float(size[-1]):.3g} in size and {what} of a batch, "
             f"{len(steps) - onset} measurements in a row",
             evidence=[
-                Evidence(name="spread over samples", value=now, limit=self.resolution * float(size[-1])),
+                Evidence(name="spread over samples", value=now, limit=limit * float(size[-1])),
                 Evidence(name="measurements in a row", value=len(steps) - onset, limit=self.patience),
             ],
         )
+
+    def _faded(self, history: History, spread: Array, size: Array) -> NDArray[np.bool_]:
+        """Where next to nothing is left of how outputs differed at first, beside their size and what is asked for."""
+        first = np.fmax.accumulate(np.where(np.isfinite(spread), spread, 0.0))
+        mean, wanted = (level(history, f"target/{name}") for name in ("mean", "std"))
+        constant = wanted <= self.faded * abs(mean)  # what is asked for hardly differs itself
+        with np.errstate(invalid="ignore"):
+            return np.asarray((spread <= self.faded * first) & (spread <= self.faded * size) & (not constant))
 
     def _content(self, history: History) -> bool:
         """Whether a constant is all that is asked for, or the run learns all the same."""

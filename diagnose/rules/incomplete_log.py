@@ -31,8 +31,8 @@ class IncompleteLog(Rule):
     output). Ends early: the run goes on without it for `rest` of its steps, and for `intervals` times the longest
     interval between two losses before, where it had `least` values. Starts over (the same, and losses of `repeats`
     values per step on average): the step was counted anew. A hole: an interval of `intervals` times the longest other
-    one and of `rest` of the run. Falls back: the reader saw the clock go back within one file (info; a warning where
-    steps are covered `repeats` times on average).
+    one and of `rest` of the run (info; a warning where another series has `intervals` values in it). Falls back: the
+    reader saw the clock go back within one file (info; a warning where steps are covered `repeats` times on average).
     Remedies: log-every-step.
     Known limits: a loss that is logged on purpose in the first part of a run only looks the same. Holes are looked for
     in the loss alone. Recordings of very long runs are thinned, where intervals differ by design, hence factors of
@@ -105,7 +105,7 @@ class IncompleteLog(Rule):
 
     def _holes(self, history: History) -> Iterator[Finding]:
         steps = _distinct(history.series("train/loss").steps)
-        if history.bounded or len(steps) < self.least:
+        if len(steps) < self.least:
             return
         width = np.diff(steps)
         longest = np.maximum.accumulate(width)[:-1]
@@ -116,12 +116,16 @@ class IncompleteLog(Rule):
         if not len(after):
             return
         hole = int(after[0]) + 1
+        goes_on = _within(history, int(steps[hole]), int(steps[hole + 1])) >= self.intervals
+        if history.bounded and not goes_on:
+            return  # thinned, as recordings of long runs are
         yield self.finding(
             step=steps[hole],
             detected_at=steps[hole + 1],
             where=("train/loss",),
-            severity=Severity.INFO,
-            message=f"no loss is logged from step {steps[hole]} to {steps[hole + 1]}",
+            severity=Severity.WARNING if goes_on else Severity.INFO,
+            message=f"no loss is logged from step {steps[hole]} to {steps[hole + 1]}"
+            + (", while the run went on" if goes_on else ""),
             evidence=[
                 Evidence(
                     name="steps without a loss",
@@ -171,3 +175,9 @@ class IncompleteLog(Rule):
 def _distinct(steps: NDArray[np.int64]) -> NDArray[np.int64]:
     """Each step once; they are in order already."""
     return steps[np.diff(steps, prepend=steps[0] - 1) > 0] if len(steps) else steps
+
+
+def _within(history: History, begin: int, end: int) -> int:
+    """The most values that another series of the loop has between two steps."""
+    known = [history.series(name).steps for name in CLOCKS if name in history]
+    return max((int(((steps > begin) & (steps < end)).sum()) for steps in known), default=0)

@@ -45,9 +45,7 @@ class MemoryGrowth(Rule):
     )
 
     blocks: int = Field(8, ge=4, description="a number (the more, the stricter)")
-    least: int = Field(
-        12, ge=1, description="values a block (about a hundred steps: caches and pools are filled by then)"
-    )
+    least: int = Field(8, ge=1, description="values a block (64 steps in all: caches and pools are filled by then)")
     warm_up: float = Field(
         0.15, ge=0, lt=1, description="share of the record, 0 to 1 (optimizer state, pools, workspaces)"
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
+from trainmedic.diagnose.course import gains, streak
 from trainmedic.diagnose.learnt import alike
 from trainmedic.diagnose.robust import Array, in_a_row, median, medians, progress
 from trainmedic.history import History, Layer
@@ -39,16 +40,18 @@ class VanishingGradient(Rule):
     come down by less than `still` of its first level; or (2) the gradients were dead all through the second half of the
     run, and the loss has come down by less than `still` in it (what comes down before is what the last layers learn
     alone, such as the mean); or (3) the weights of the first layers move by less than `resolution` of themselves, and
-    those of the last a thousand times as fast. Where outputs did not differ between samples (see learnt.alike), what
-    the loss was then counts as its first level: a constant is not learnt. Silent once the loss has come down by `works`
-    and still does, or by `done`, or the gradients of the first layers are back and were not dead, while the run stood
-    still, for half of it.
+    those of the last a thousand times as fast. Besides, in a run that has come down by less than `still` after twice
+    `steps`: an nn.RNN over T steps whose recurrent weights have a gain (standard deviation x sqrt(width), about their
+    spectral radius, the most that a tanh lets through) that to the power of T - 1 is below `resolution`. Where outputs
+    did not differ between samples (see learnt.alike), what the loss was then counts as its first level: a constant is
+    not learnt. Silent once the loss has come down by `works` and still does, or by `done`, or the gradients of the
+    first layers are back and were not dead, while the run stood still, for half of it.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual, replace-recurrent,
     swap-optimizer.
     Known limits: needs the training loss and at least `least_layers` weight matrices with a gradient; layers whose
-    gradient is exactly zero are not vanishing but cut off. Gradients that die on the way back through time, within one
-    recurrent layer, do not show in depth. Without biases, weights drawn too small give all layers equally small
-    gradients.
+    gradient is exactly zero are not vanishing but cut off. How gradients die on the way back through time, within one
+    recurrent layer, is not measured but told by its weights. Without biases, weights drawn too small give all layers
+    equally small gradients.
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852. A sigmoid's derivative is at most 1/4, so five
     in a row lose three decades; nets that train stay within two.
     """
@@ -117,9 +120,43 @@ class VanishingGradient(Rule):
             return
         if come_down[-1] > self.works and not self._flat(loss_steps, come_down, np.array([-1]))[0]:
             return
+        found = False
         for layers in _stacks(history):
             if len(layers) >= self.least_layers:
-                yield from self._stack(history, layers, loss_steps, come_down)
+                for finding in self._stack(history, layers, loss_steps, come_down):
+                    found = True
+                    yield finding
+        if not found:
+            yield from self._through_time(history, loss_steps, come_down)
+
+    def _through_time(self, history: History, steps: NDArray[np.int64], come_down: Array) -> Iterator[Finding]:
+        """Simple recurrent layers over so many steps that nothing gets through, in a run that has learnt nothing."""
+        standing = streak(come_down < self.still)
+        late = steps - steps[0] >= 2 * self.steps
+        if standing is None or not late[-1] or "weight_std" not in history:
+            return
+        at = int(steps[max(standing, int(np.argmax(late)))])
+        for name, (keeps, _) in gains(history)[1].items():
+            owner = history.architecture.get(name.rpartition(".")[0])
+            if owner is None or owner.kind != "RNN" or "weight_hh" not in name or len(owner.shape) < 2:
+                continue
+            left = float(keeps) ** max(owner.shape[0] - 1, 0)
+            down = 100 * max(0.0, float(come_down[-1]))
+            if 0 < left < self.resolution:
+                yield self.finding(
+                    step=steps[0],
+                    detected_at=at,
+                    where=[name],
+                    message=f"{owner.name} keeps {keeps:.2g} of a gradient per step back in time, {left:.2g} over all "
+                    f"{owner.shape[0]}, and the loss has come down by {down:.0f} %",
+                    evidence=[
+                        Evidence(
+                            name="gradient left at the first step of a sequence", value=left, limit=self.resolution
+                        )
+                    ],
+                    confidence=0.7,
+                )
+                return
 
     def _stack(
         self, history: History, layers: list[Layer], loss_steps: NDArray[np.int64], come_down: Array
