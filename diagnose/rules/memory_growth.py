@@ -53,8 +53,10 @@ class MemoryGrowth(Rule):
     lasting: float = Field(
         0.8, gt=0, lt=1, description="second half over first half (of a leak it is 1, what saturates falls off)"
     )
-    growth: float = Field(20_000_000.0, gt=0, description="bytes (a recording of this kind may take as much)")
-    relative: float = Field(0.02, ge=0, description="of what was in use, a share (below it many hours will do no harm)")
+    growth: float = Field(5_000_000.0, gt=0, description="bytes (a recording of this kind takes less in as few steps)")
+    relative: float = Field(
+        0.005, ge=0, description="of what was in use, a share (a process that has warmed up stays within less)"
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
         for name in ("memory/device", "memory/host"):

@@ -38,7 +38,8 @@ class SaturatedActivation(Rule):
     the first `patience` measurements more than `start` of a layer's outputs are flat, and the weights before it are
     larger than `wild` / sqrt(fan), or (of a sigmoid or tanh) are all still as they were drawn, or the run has not come
     down by `works` of its first loss in `wait` losses; or where more than `stuck` of its units are flat for nearly all
-    samples in the newest `patience` measurements, and the loss has come down by less than `learnt` in `wait` losses.
+    samples in the newest `patience` measurements, and the loss has come down by less than `works` (of a softmax, by
+    less than `learnt`) in `wait` losses.
     Remedies: normalize-inputs, reinitialize, insert-batchnorm, replace-activation, find-learning-rate,
     lower-learning-rate.
     Known limits: gates inside of nn.LSTM and nn.GRU and attention inside of nn.MultiheadAttention are not seen. The
@@ -74,7 +75,9 @@ class SaturatedActivation(Rule):
         "(c) the learning rate: did the share of flat outputs jump at one step?"
     )
 
-    start: float = Field(0.5, gt=0, lt=1, description="share of a layer's outputs, 0 to 1 (usual laws make it 0.01)")
+    start: float = Field(
+        0.3, gt=0, lt=1, description="share of a layer's outputs, 0 to 1 (usual laws make it 0.01, a gain of 5/3 0.06)"
+    )
     stuck: float = Field(0.5, gt=0, lt=1, description="share of a layer's units, 0 to 1 (half of it is lost)")
     patience: int = Field(3, ge=1, description="measurements (one batch may be unusual)")
     wild: float = Field(2.5, gt=0, description="gain, a ratio (1.5 times the 5/3 that is recommended for tanh)")
@@ -94,7 +97,7 @@ class SaturatedActivation(Rule):
         )  # no earlier is a run judged by its loss
         hit: list[tuple[float, str, int, int]] = []
         for layer in _inner(history):
-            found = self._flat_at_start(history, layer, slow, since) or self._stuck(history, layer, idle, since)
+            found = self._flat_at_start(history, layer, slow, since) or self._stuck(history, layer, idle, slow, since)
             if found is not None:
                 hit.append(found)
         if not hit:
@@ -132,8 +135,11 @@ class SaturatedActivation(Rule):
             return float(first.min()), layer, int(steps[0]), detected
         return (float(first.min()), layer, int(steps[0]), max(detected, since)) if slow else None
 
-    def _stuck(self, history: History, layer: str, idle: bool, since: int) -> tuple[float, str, int, int] | None:
-        if not idle or "saturated_units" not in history or layer not in history.layers("saturated_units").layers:
+    def _stuck(
+        self, history: History, layer: str, idle: bool, slow: bool, since: int
+    ) -> tuple[float, str, int, int] | None:
+        lost = idle if history.architecture[layer].activation == "softmax" else slow  # most of a softmax is nearly zero
+        if not lost or "saturated_units" not in history or layer not in history.layers("saturated_units").layers:
             return None
         steps, shares = history.layers("saturated_units").column(layer)
         if len(shares) < self.patience or not (shares[-self.patience :] > self.stuck).all():
