@@ -37,10 +37,10 @@ class BadInitialization(Rule):
     copied from another architecture.
     Formula: gain = standard deviation x sqrt(fan) of each weight matrix, as first measured. More than half of them
     below `faint` by the larger fan, and what samples differ by shrinks to `collapse` of what it was, from the first
-    layer to a later one; or more than half above `wild` by the smaller fan, and it grows by `explosion`, the first loss
-    is above `over_chance` times chance, an activation starts with `flat` of its outputs saturated, or they are a
-    recurrent layer's and nothing is learnt. Or more than half of the matrices, none of them zero, have `alike` of their
-    units equal. Or two or more are exactly zero for `zero` measured steps, or more than half of them at the first, and
+    layer to a later one; or more than half above `wild` by the smaller fan, and it grows by `grown`, the first loss is
+    above `sure` times chance, an activation starts with `flat` of its outputs saturated, or they are a recurrent
+    layer's and nothing is learnt. Or more than half of the matrices, none of them zero, have `alike` of their units
+    equal. Or two or more are exactly zero for `zero` measured steps, or more than half of them at the first, and
     nothing was learnt. Or, whatever the weights, the first loss, before any step, is above `over_chance` times chance,
     and above chance still after `wait` losses, while inputs are within `scaled` and less than `works` of the task is
     learnt. Chance is ln(classes), or what outputs of zero get (and three standard errors of that in one batch). An
@@ -95,12 +95,20 @@ class BadInitialization(Rule):
     wild: float = Field(2.5, gt=0, description="gain, a ratio (1.8 times He's 1.41, so that ten layers make it 300)")
     explosion: float = Field(30.0, gt=1, description="ratio of spreads (no law that keeps variance comes near)")
     over_chance: float = Field(3.0, gt=1, description="first loss over ln(classes), a ratio (sure of what is wrong)")
+    grown: float = Field(
+        10.0,
+        gt=1,
+        description="ratio of spreads that unlawful weights must show (what a deep net of usual ones may lose)",
+    )
+    sure: float = Field(
+        2.0, gt=1, description="first loss over chance that they must show, a ratio (logits of 3 or more)"
+    )
     flat: float = Field(0.5, gt=0, le=1, description="share of an activation's outputs on its flat part, 0 to 1 (half)")
     alike: float = Field(0.9, gt=0, le=1, description="share of a layer's units, 0 to 1 (nearly all)")
     zero: int = Field(20, ge=2, description="measured steps (a layer at zero on purpose moves at the first)")
     learnt: float = Field(0.05, gt=0, lt=1, description="share of the first loss, 0 to 1 (below it nothing was learnt)")
     works: float = Field(0.5, gt=0, le=1, description="share of the task that is learnt, from which on it works (half)")
-    scaled: float = Field(30.0, gt=1, description="root mean square of the largest feature (as unnormalized-input)")
+    scaled: float = Field(10.0, gt=1, description="root mean square of the largest feature (as unnormalized-input)")
     wait: int = Field(50, ge=10, description="losses (a rough start may take some)")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -174,14 +182,14 @@ class BadInitialization(Rule):
     def _effect(self, history: History, found: list[str]) -> tuple[int, str, Evidence] | None:
         """What weights that are too large do at the start: the step at which it is seen, in words, in numbers."""
         ratio, at, layers = _spread(history, lowest=False)
-        if ratio > self.explosion:
+        if ratio > self.grown:
             name = f"spread over samples, {layers[1]} over {layers[0]}"
             seen = f"what samples differ by grows {ratio:.2g}-fold"
-            return at, seen, Evidence(name=name, value=ratio, limit=self.explosion)
+            return at, seen, Evidence(name=name, value=ratio, limit=self.grown)
         if "train/loss" in history:
             steps, losses = history.series("train/loss")
-            if self.over_chance * _nothing(history) < losses[0] < np.inf:
-                limit = self.over_chance * _nothing(history)
+            if self.sure * _nothing(history) < losses[0] < np.inf:
+                limit = self.sure * _nothing(history)
                 return (
                     int(steps[0]),
                     f"the loss starts at {losses[0]:.3g}",

@@ -100,7 +100,9 @@ class BatchnormMisuse(Rule):
         0.03, gt=0, lt=1, description="deviation of a batch norm's weights from 1 at the start (one step moves a rate)"
     )
     values: float = Field(4.0, ge=1, description="values per channel, below which a mean says nothing (half is error)")
-    arrived: float = Field(0.1, gt=0, lt=1, description="share of the way that a running mean must have gone (a tenth)")
+    arrived: float = Field(
+        0.5, gt=0, lt=1, description="share of the way that a running mean must have gone (below half it is mostly 0)"
+    )
     gap: float = Field(2.0, gt=1, description="validation loss over training loss, factor (twice is no noise)")
     works: float = Field(
         0.5, gt=0, le=1, description="share of the task that is learnt, from which on it is a warning (half)"

@@ -119,11 +119,11 @@ class UnnormalizedInput(Rule):
     )
 
     large: float = Field(
-        30.0, gt=1, description="root mean square of the largest feature (curvature a thousand times that at 1)"
+        10.0, gt=1, description="root mean square of the largest feature (curvature a hundred times that at 1)"
     )
     small: float = Field(0.01, gt=0, lt=1, description="root mean square of the largest feature (biases drown it)")
     far: float = Field(
-        30.0, gt=1, description="|mean| + standard deviation of targets (outputs start within about 1 of zero)"
+        10.0, gt=1, description="|mean| + standard deviation of targets (outputs start within about 1 of zero)"
     )
     chance_level: float = Field(
         0.02, gt=0, lt=1, description="share of the task below which nothing is learnt (batches differ by more)"
