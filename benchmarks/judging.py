@@ -7,7 +7,8 @@
 From scratch: every run-level series holds a value at each step, as a log does, and each layer statistic what a live
 recording holds. Three runs: one that learns, one that stands at chance (rules that find something look back to where it
 began), one that diverged. Live: a small net and one of 300 layers are trained under `watch`; the time of judging is
-held against that of all steps.
+held against that of all steps. What judging costs a step does not depend on how long a step takes, and falls as a run
+goes on: so it is also told from which time of a step on the bar holds.
 """
 
 import argparse
@@ -175,7 +176,8 @@ def live(name: str, width: int, depth: int, steps: int) -> None:
         medic_module.judge = honest
     print(
         f"  {name:<24}{1000 * taken / steps:7.2f} ms a step, judged {len(spent)} times, "
-        f"{1000 * judging / max(1, len(spent)):.1f} ms each, {100 * judging / taken:.2f} % of the time"
+        f"{1000 * judging / max(1, len(spent)):.1f} ms each, {100 * judging / taken:.2f} % of the time; within the bar "
+        f"for steps of {1000 * judging / steps / BAR_SHARE:.0f} ms and more"
     )
 
 
