@@ -138,7 +138,10 @@ class SchedulerMisuse(Rule):
         passed = np.flatnonzero(steps >= self.late * total)
         if not total > 0 or not len(passed) or (np.diff(rates) < 0).any() or not rates[-1] > rates[0]:
             return None
-        at = int(passed[0])
+        higher = passed[rates[passed] > 1.001 * rates[passed[0]]]
+        if not len(higher):
+            return None  # it has arrived
+        at = int(higher[0])
         before = rates[int(np.searchsorted(steps, steps[0] + (steps[at] - steps[0]) / 2))]
         if not rates[at] > self.climbs * before or not rates[at] > self.climbs**2 * rates[0]:
             return None
