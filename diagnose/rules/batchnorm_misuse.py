@@ -265,6 +265,7 @@ class BatchnormMisuse(Rule):
         _norm([1.0] * 20 + [0.0] * 30, facts={"trains_in_eval_mode": True}),
         _norm([0.0] * 30),
         _norm([1.0] * 40, values=2.0),
+        _norm([1.0] * 40, movement=0.0),
         _norm([1.0] * 60, movement=1e-4, train_loss=[0.1] * 60, validation_loss=[3.0, 2.0, 2.5, 2.0]),
     )
     healthy: ClassVar = (

@@ -115,13 +115,18 @@ class CollapsedOutput(Rule):
                 return True
         return learnt(history) > self.works
 
-    sick: ClassVar = (_same([0.0] * 40), _same([1.0] * 20 + [1e-9] * 30))
+    sick: ClassVar = (
+        _same([0.0] * 40),
+        _same([1.0] * 20 + [1e-9] * 30),
+        _same([0.2 * 0.9**i for i in range(90)]),  # nothing pushes apart what is pulled together
+    )
     healthy: ClassVar = (
         _same([0.01] * 40),
         _same([0.0] * 5 + [0.1] * 40),  # a last layer that starts at zero
         _same([0.0] * 40, loss=0.0),  # a constant is right
         _same([1e-4] * 40, size=10.0),  # an untrained deep net: faint, but not constant
         _same([1.0] * 20 + [0.0] * 3),
+        _same([0.2] * 10 + [0.02] * 50),  # most of what differed was noise
     )
 
 

@@ -190,8 +190,12 @@ class SchedulerMisuse(Rule):
         _run(
             [2.3 - 0.001 * i for i in range(400)], [4e-4 + 1e-5 * (i // 40) for i in range(400)], scheduler="OneCycleLR"
         ),
+        # a warm-up of ten times the run
+        _run([2.3 - 0.001 * i for i in range(400)], [1e-5 * (i + 1) for i in range(400)]),
     )
     healthy: ClassVar = (
+        # a warm-up of half the run
+        _run([2.3 - 0.004 * i for i in range(400)], [1e-5 * min(i + 1, 200) for i in range(400)]),
         _run(
             [2.3 * 0.99**i for i in range(400)], [0.01 * 0.5 * (1 + float(np.cos(np.pi * i / 400))) for i in range(400)]
         ),

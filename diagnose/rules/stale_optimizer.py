@@ -16,6 +16,7 @@ def _reader(spread: float, norms: list[float], orphans: list[str], moves: float 
     columns: dict[str, Any] = {
         "reader.weight__gradient_norm": norms,
         "head.weight__gradient_norm": [0.1] * len(norms),
+        "head.weight__weight_std": [0.01] * len(norms),
         "reader.weight__weight_std": [spread * (1 + moves * i) for i in range(len(norms))],
     }
     layers = [
@@ -130,7 +131,10 @@ class StaleOptimizer(Rule):
         table = history.layers("weight_std")
         return max(int(table.column(name).steps[self.spreads - 1]) for name in names if name in table.layers)
 
-    sick: ClassVar = (_reader((3 * 64) ** -0.5, [0.1 * (i + 1) for i in range(30)], ["reader.weight"]),)
+    sick: ClassVar = (
+        _reader((3 * 64) ** -0.5, [0.1 * (i + 1) for i in range(30)], ["reader.weight"]),
+        _reader((3 * 64) ** -0.5, [0.1] * 30, ["head.weight"]),  # a head that was put in place later
+    )
     healthy: ClassVar = (
         _reader((3 * 64) ** -0.5, [0.1] * 30, []),  # held
         _reader(0.11, [0.1] * 30, ["reader.weight"]),  # a trained reader, left out on purpose

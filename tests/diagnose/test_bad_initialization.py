@@ -115,3 +115,15 @@ def test_small_kernels_and_embeddings_may_be_alike() -> None:
         f"{layer.name}__{name}": [1.0] * 20 for layer in layers[1:] for name in ("equal_units", "weight_norm")
     }
     assert list(BadInitialization().check(History.of(layers=layers, train_loss=[2.3] * 20, **values))) == []
+
+
+@pytest.mark.parametrize(("first", "told"), [(40.0, True), (2.5, False)])
+def test_a_regression_whose_outputs_start_far_off(first: float, told: bool) -> None:
+    """Beside targets of variance 1, whose mean square is 1: a loss of 2.5 may be a batch of unusual targets."""
+    values = {f"fc{i}.weight__weight_std": [0.4] * 60 for i in range(4)}
+    layers = [Layer(f"fc{i}.weight", "parameter", i, (64, 64)) for i in range(4)]
+    facts = {"loss": "MSELoss", "reduction": "mean", "batch_size": 32}
+    losses = [first, *[0.9] * 59]
+    history = History.of(train_loss=losses, layers=layers, facts=facts, target_std=[1.0] * 60, target_mean=[0.0] * 60,
+                         **values)  # fmt: skip
+    assert bool(list(BadInitialization().check(history))) is told

@@ -47,3 +47,11 @@ def test_some_was_learnt_is_a_warning() -> None:
     losses = [2.3] * 20 + [2.0] * 180
     [finding] = look(losses, SHRINKING, "SGD", weight_decay=0.1, lr=0.05)
     assert finding.severity == Severity.WARNING
+
+
+def test_strong_decay_is_told_until_the_task_is_done() -> None:
+    norms = np.geomspace(5, 1, 200)
+    [finding] = look(np.geomspace(1.0, 0.4, 200), norms, "Adam", weight_decay=0.3, lr=1e-3)
+    assert finding.severity == Severity.WARNING
+    assert look(np.geomspace(1.0, 0.05, 200), norms, "Adam", weight_decay=0.3, lr=1e-3) == []
+    assert look(np.geomspace(1.0, 0.4, 200), norms, "Adam", gradient=2.4, weight_decay=0.3, lr=1e-3) == []

@@ -67,3 +67,13 @@ def test_dead_rectifiers_are_another_illness() -> None:
     with torch.no_grad():
         model[0].bias.fill_(-20.0)
     assert told(RULE, train(model, blobs())) == []
+
+
+def test_a_group_at_a_rate_of_zero() -> None:
+    model = Cut()
+    body = {"params": [*model.first.parameters(), *model.second.parameters()], "lr": 0.0}
+    optimizer = torch.optim.Adam([body, {"params": model.head.parameters()}], lr=1e-2)
+    history = train(model, blobs(), optimizer=optimizer)
+    [finding] = told(RULE, history)
+    assert set(finding.where) == {"first", "second"}
+    assert "no step has moved them" in finding.message

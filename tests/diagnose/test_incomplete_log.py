@@ -63,3 +63,15 @@ def test_broken_facts_do_no_harm() -> None:
     for restarts in ("x", [1, None], [{}], {"from": 1}):
         history = History.of(train_loss=[1.0] * 30, facts={"restarts": restarts})
         look(history)
+
+
+def test_a_hole_in_a_live_log_is_told_where_the_run_went_on() -> None:
+    history = History(bounded=True)
+    history.add_series("gradient/norm", range(300), [1.0] * 300)
+    history.add_series("train/loss", [*range(100), *range(200, 300)], [1.0] * 200)
+    [finding] = look(history)
+    assert (finding.step, finding.severity) == (99, Severity.WARNING)
+    assert finding.message == "no loss is logged from step 99 to 200, while the run went on"
+    thinned = History(bounded=True)
+    thinned.add_series("train/loss", [*range(100), *range(200, 300)], [1.0] * 200)
+    assert look(thinned) == []

@@ -72,3 +72,25 @@ def test_decay_that_pulls_weights_to_nothing_makes_steps_look_large() -> None:
     }
     history = History.of(train_loss=[2.3] * 100, layers=layers, **values)
     assert list(LearningRateTooHigh().check(history)) == []
+
+
+def test_one_step_that_replaces_half_of_the_weights_is_told_until_the_task_is_done() -> None:
+    first = [0.9] + [0.01] * 199
+    [finding] = look(np.geomspace(2.3, 0.6, 200), first, first, stds=0.1)
+    assert finding.severity == Severity.WARNING
+    assert look(np.geomspace(2.3, 0.1, 200), first, first, stds=0.1) == []
+    assert look(np.geomspace(2.3, 0.6, 200), [0.3, *first[1:]], [0.3, *first[1:]], stds=0.1) == []
+
+
+def test_a_step_that_cannot_overflow_has_not_made_the_nan() -> None:
+    """log(0): the loss was fine, one step was large, and the next loss is not finite."""
+    torn = [0.2, 3.0, *[NAN] * 18]
+    assert look([2.7, 2.1, *[NAN] * 18], torn, torn) == []
+    assert look([2.7, 9e9, *[NAN] * 18], [2.0, 1e5, *[NAN] * 18], torn) != []  # it climbed
+    wide = [[0.2, 1e6, *[NAN] * 18]] * 4
+    assert look([2.7, 2.1, *[NAN] * 18], *wide) != []  # four matrices, a million times as large
+
+
+def test_what_follows_a_nan_did_not_make_it() -> None:
+    after = [0.01] * 33 + [3.0] * 67
+    assert look([*np.linspace(2.3, 0.6, 33), *[NAN] * 67], after, after) == []

@@ -176,3 +176,42 @@ def test_what_has_converged_may_be_flat() -> None:
 def test_the_ends_of_deep_nets_are_compared() -> None:
     """The deeper a net, the more is lost within its quarters."""
     assert len(look(net(STILL, lambda i, step: 10.0 ** (i / 4.2), depth=16))) == 1
+
+
+def recurrent(kind: str, length: int, losses: Sequence[float]) -> History:
+    """A recurrent layer of 32 units as torch draws it, over so many steps, and a layer on top."""
+    layers = [Layer("r", kind, 0, (length, 32)), Layer("r.weight_hh_l0", "parameter", 0, (32, 32))]
+    layers += [Layer("o", "Linear", 1, (4,)), Layer("o.weight", "parameter", 1, (4, 32))]
+    columns: dict[str, Any] = {f"{name}.weight_hh_l0__weight_std": [0.102] * len(losses) for name in "r"}
+    columns |= {f"{name}__gradient_norm": [0.1] * len(losses) for name in ("r.weight_hh_l0", "o.weight")}
+    return History.of(train_loss=list(losses), layers=layers, **columns)
+
+
+def test_nothing_comes_back_through_forty_steps() -> None:
+    [finding] = VanishingGradient().check(recurrent("RNN", 40, [1.39] * 150))
+    assert finding.where == ("r.weight_hh_l0",)
+    assert finding.message.startswith("r keeps 0.58 of a gradient per step back in time, 4.9e-10 over all 40")
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "losses"),
+    [
+        ("RNN", 8, [1.39] * 150),  # short enough
+        ("LSTM", 40, [1.39] * 150),  # made for it
+        ("RNN", 40, np.linspace(1.39, 0.5, 150)),  # what is asked for is near the end
+        ("RNN", 40, [1.39] * 60),  # too early to tell
+    ],
+)
+def test_recurrent_layers_that_are_in_order(kind: str, length: int, losses: Sequence[float]) -> None:
+    assert list(VanishingGradient().check(recurrent(kind, length, losses))) == []
+
+
+def test_a_constant_is_not_learnt_and_half_a_run_lost_is_told() -> None:
+    """A regression that has found the mean of its targets, long before its first layers come alive."""
+    losses = [0.3 * 0.8**i + 0.08 for i in range(40)] + [0.08] * 110 + list(np.linspace(0.08, 0.07, 50))
+    history = net(losses, lambda i, step: 10.0 ** (i - 8) if step < 150 else 1.0)
+    history.facts.update(loss="MSELoss", reduction="mean")
+    history.add_series("output/batch_std", range(200), [1e-6] * 150 + [0.05] * 50)
+    history.add_series("target/std", range(200), [0.37] * 200)
+    [finding] = VanishingGradient().check(history)
+    assert finding.detected_at <= 100
