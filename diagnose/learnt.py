@@ -21,6 +21,8 @@ from trainmedic.history import History, Layer, Series
 
 SPAN = 10
 """Values that are judged together: their median."""
+FEW = 8
+"""Samples of a batch, below which its loss is that of single samples."""
 SAMPLES = 200
 """Samples whose accuracy is judged, at least: one that is right by a half is known to a thirtieth."""
 ALIKE = 0.05
@@ -64,7 +66,10 @@ def skill(history: History, sigmas: float = 0.0) -> list[Series]:
     guess = chance(history)
     if guess > 0 and "train/loss" in history:
         steps, values = history.series("train/loss")
-        gone = 1 - preceding_median(values, SPAN) / guess
+        size = history.facts.get("batch_size")
+        few = isinstance(size, int) and size < FEW  # losses of few samples are skewed: their median is not their level
+        here = _preceding_mean(values, _span(history), np.inf) if few else preceding_median(values, SPAN)
+        gone = 1 - here / guess
         known.append(Series(steps, np.where(gone <= 1, gone, np.nan)))  # below its floor a loss tells nothing
     classes = history.facts.get("classes")
     if "output/accuracy" in history and isinstance(classes, int) and classes > 1:
@@ -91,9 +96,12 @@ def _span(history: History) -> int:
     return max(SPAN, -(-SAMPLES // _batch(history)))
 
 
-def _preceding_mean(values: Array, window: int) -> Array:
-    """For each value the mean of the finite ones before it, of ``window`` at most; NaN where nothing precedes."""
-    known = np.isfinite(values) & (np.abs(values) <= 1)
+def _preceding_mean(values: Array, window: int, most: float = 1.0) -> Array:
+    """For each value the mean of the finite ones before it, of ``window`` at most; NaN where nothing precedes.
+
+    Values beyond ``most`` are left out.
+    """
+    known = np.isfinite(values) & (np.abs(values) <= most)
     sums, counts = (np.concatenate([[0.0], np.cumsum(part)]) for part in (np.where(known, values, 0.0), known))
     end = np.arange(len(values))
     begin = np.maximum(end - window, 0)

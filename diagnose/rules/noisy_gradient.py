@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.course import course_of, matrices, several
-from trainmedic.diagnose.learnt import learnt
-from trainmedic.diagnose.robust import Array, median, medians
+from trainmedic.diagnose.course import matrices, several
+from trainmedic.diagnose.learnt import SPAN, learnt
+from trainmedic.diagnose.robust import Array, chance_level, median, medians
 from trainmedic.history import History, Layer
 
+FEW_SAMPLES = 64
+"""Samples whose mean loss is the first level of a run: that of one is luck."""
 ADAPTIVE = ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop")
 """Optimizers whose step is the rate times a gradient of about unit size, element by element."""
 
@@ -44,11 +46,11 @@ class NoisyGradient(Rule):
     Usual causes: batches of a few samples at the rate of large ones; a rate that is never lowered; no averaging.
     Formula: at rest, noise holds the loss up by rate / (1 - momentum) x |gradient|^2 / 4 in SGD, and by rate x 1.25 sum
     of |gradient elements| / 4 in Adam and its kin (times the clipping). Told where that is above `excess` of the mean
-    loss in the newer half of the run, while consecutive gradients have a mean cosine below `agree` (noise, not
-    curvature), the loss has stopped falling (Kendall's tau of `blocks` block means over the newer three quarters,
-    one-sided, p above `significance`: so many runs that stand still are missed), at least `least` losses were logged,
-    and it has come down by more than `learnt` and less than `works` of its first level (by the accuracy too). Batches
-    of more than `batch` samples are left to learning-rate-too-high.
+    loss in the newer half of the run, and more than as long a run again would bring at the pace of the newest quarter
+    (less `sigmas` standard errors, by `blocks` block means over the newer three quarters), while consecutive gradients
+    have a mean cosine below `agree` (noise, not curvature), at least `least` losses were logged, and the mean loss has
+    come down by more than `learnt` and less than `works` of that of the best constant answer, or of its first level
+    (by the accuracy too). Batches of more than `batch` samples are left to learning-rate-too-high.
     Remedies: schedule-learning-rate, lower-learning-rate, average-weights, enlarge-batch.
     Known limits: silent where a scheduler is in use, as the rate is going to fall, and where the loss is no known
     criterion (of rewards a loss tells nothing).
@@ -87,16 +89,16 @@ class NoisyGradient(Rule):
     )
 
     excess: float = Field(
-        0.15, gt=0, description="share of the loss, 0 to 1 (healthy runs that have come to rest are below 0.03)"
+        0.1, gt=0, description="share of the loss, 0 to 1 (a tenth; that of healthy runs is below 0.04)"
     )
     agree: float = Field(
         0.4, gt=0, le=1, description="mean cosine, -1 to 1 (above it they point one way, or to and fro)"
     )
     blocks: int = Field(12, ge=6, description="blocks of the newer three quarters, a number (enough for a rank test)")
-    significance: float = Field(0.05, gt=0, lt=0.5, description="p, one-sided (one falling run in 20 looks at rest)")
+    sigmas: float = Field(3.0, gt=0, description="fall, standard errors (one of 700 that stand still falls more)")
     least: int = Field(200, ge=48, description="losses (blocks of a dozen)")
     batch: int = Field(4, ge=1, description="samples a step (with more of them the rate is to blame, not the batch)")
-    learnt: float = Field(0.1, gt=0, lt=1, description="share of the first loss, 0 to 1 (not at chance any more)")
+    learnt: float = Field(0.03, gt=0, lt=1, description="share of the first loss, 0 to 1 (not at chance any more)")
     works: float = Field(0.9, gt=0, le=1, description="share of the first loss, 0 to 1 (what is left does not matter)")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -174,13 +176,18 @@ class NoisyGradient(Rule):
         cosine = _cosine(history, int(since), int(steps[-1]))
         if not abs(cosine) < self.agree or _rate_varies(history, int(steps[len(steps) // 4]), int(steps[-1])):
             return None
-        from scipy.stats import kendalltau
-
-        trend = kendalltau(np.arange(self.blocks), levels, alternative="less")
-        return None if not trend.pvalue > self.significance else (share, cosine)
+        third = self.blocks // 3  # the newer three quarters are judged: a third of them is a quarter of all
+        before, now = levels[-2 * third : -third], levels[-third:]
+        doubt = float(np.hypot(before.std(ddof=1), now.std(ddof=1))) / third**0.5
+        again = 4 * (before.mean() - now.mean() - self.sigmas * doubt)  # what as long a run again would bring
+        return (share, cosine) if again < share * level else None
 
     def _progress(self, history: History, steps: NDArray[np.int64], losses: Array, level: float) -> bool:
-        start = course_of(history).start
+        start = chance_level(history, int(steps[-1]))
+        if start is None or not start > 0:
+            size = history.facts.get("batch_size")
+            few = max(SPAN, -(-FEW_SAMPLES // size)) if isinstance(size, int) and size > 0 else SPAN
+            start = float(losses[:few].mean())
         return bool(np.isfinite(start) and self.learnt * abs(start) < start - level < self.works * abs(start))
 
     sick: ClassVar = (
