@@ -346,6 +346,25 @@ def correct_by_chance(history: History, until: float) -> float:
     return float(shares.max()) if shares is not None and len(shares) else float("nan")
 
 
+def wrong(history: History, values: Array, until: float) -> tuple[Array, float] | None:
+    """A curve of what is wrong until a step (thinned), and what of it the best constant answer gets wrong.
+
+    The training loss, whose ``values`` until then are given. Where its chance is not known, the errors of training, if
+    the loss stands where a cross-entropy of these labels would: else its outputs may be no scores of classes. ``None``
+    where neither is known.
+    """
+    chance = chance_level(history, until)
+    if chance is not None and chance > 0:
+        return thinned(values), chance
+    own, commonest = newest(history, "output/accuracy", until, share=1.0), correct_by_chance(history, until)
+    shares = label_shares(history, until)
+    if len(own) < 40 or shares is None or not commonest < 1:
+        return None
+    entropy = float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
+    alike = 0.85 * entropy < median(values[len(values) // 2 :]) < 1.2 * entropy
+    return (thinned(1 - own), 1 - commonest) if alike else None
+
+
 def newest(history: History, name: str, until: float, share: float = 0.5) -> Array:
     """The newer ``share`` of the finite values of a series up to a step; empty where there is none."""
     if name not in history:

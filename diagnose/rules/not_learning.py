@@ -11,6 +11,8 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.robust import (
+    BINARY,
+    ENTROPIES,
     SQUARES,
     Array,
     adversarial,
@@ -23,8 +25,10 @@ from trainmedic.diagnose.robust import (
     newest,
     noise,
     share_done,
+    target_spread,
     thinned,
     update_size,
+    wrong,
 )
 from trainmedic.history import History
 
@@ -47,15 +51,18 @@ class NotLearning(Rule):
     Formula: chance is the entropy of the labels seen, or the variance of the targets. After `half` of the run's steps
     (or `steps` losses, where its length is not known; then as a warning): the median loss of the newer half is at most
     `near` of chance below it and `memorised` above, no block of the run was ever more than twice that below, by more
-    than its noise; it does not fall (third against last quarter, by `sigmas` standard errors or a tenth of `near`); no
-    accuracy beats the commonest class. A loss that creeps down to `memorised` below chance counts too, while the
-    validation loss is above chance and its accuracy beats nothing: so samples are learnt by heart; of classes, one that
-    creeps down to `works` below it, while no validation loss of four or more was ever better.
+    than its noise; it does not fall (third against last quarter, or second against last and below chance, by `sigmas`
+    standard errors); and no accuracy beats the commonest class. A loss that creeps down to `memorised` below chance
+    counts too, while the validation loss is within `near` of it or above, does not come down, and its accuracy beats
+    nothing: so samples are learnt by heart; of classes, one that creeps down to `works` below it, while no validation
+    loss of four or more was ever better. Of a loss of unknown make the errors of training are judged in its place,
+    where it stands as high as the entropy of the labels, or the variance of the targets, where it begins and stands
+    within `near` of that; in both cases only if it does not come down itself.
     Remedies: normalize-inputs, find-learning-rate, raise-learning-rate, schedule-learning-rate, reinitialize,
     replace-recurrent, swap-optimizer, fix-labels.
-    Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared error, each as a mean)
-    and the labels or targets. Silent where updates are below `tiny`: then slow-convergence tells. Tasks that long
-    sit at chance before they are learnt (copying over many steps, parity) look the same for half of the run; a
+    Known limits: needs a criterion whose chance is known (cross-entropy, binary or not, squared or absolute error, each
+    as a mean) and the labels or targets. Silent where updates are below `tiny`: then slow-convergence tells. Tasks that
+    long sit at chance before they are learnt (copying over many steps, parity) look the same for half of the run; a
     regression of next to no signal may well end there, and is a warning.
     Source: the initial loss against ln C is the first of the checks of TheDeepChecker (Ben Braiek and Khomh 2022).
     """
@@ -100,11 +107,12 @@ class NotLearning(Rule):
     )
 
     def unmet(self, history: History) -> str | None:
-        """Needs a loss whose chance level is known."""
-        known = super().unmet(history) is not None or chance_level(history) is not None
-        return super().unmet(history) or (
-            None if known else "the loss of knowing nothing is not known for this history"
-        )
+        """Needs a loss whose chance level is known, or to see accuracies or the scale of targets beside it."""
+        if (reason := super().unmet(history)) is not None or chance_level(history) is not None:
+            return reason
+        seen = all(name in history for name in ("output/accuracy", "label_share"))
+        scaled = "target/std" in history and history.facts.get("reduction", "mean") == "mean"
+        return None if seen or scaled else "the loss of knowing nothing is not known for this history"
 
     def check(self, history: History) -> Iterator[Finding]:
         if adversarial(history):
@@ -117,7 +125,7 @@ class NotLearning(Rule):
         standing = None if since is None else judged(since)
         if since is None or standing is None:
             return
-        classes = history.facts.get("loss") not in SQUARES
+        classes = history.facts.get("loss") in (*ENTROPIES, *BINARY) or "output/accuracy" in history
         sure = share_done(history, int(steps[since])) is not None and classes
         yield self.finding(
             step=steps[0],
@@ -137,29 +145,57 @@ class NotLearning(Rule):
         done = share_done(history, now)
         if place < 40 or (place < self.steps if done is None else done < self.half):
             return None
-        chance = chance_level(history, now)
-        if chance is None or not chance > 0:
+        known = self._compared(history, steps, values, place)
+        if known is None:
             return None
-        curve = thinned(values[: place + 1])
+        curve, chance = known
         level = median(curve[len(curve) // 2 :])
         block = max(5, len(curve) // 20)
         luck = self.sigmas * 1.25 * noise(curve) / block**0.5  # of a block of small batches
         lowest = float(block_medians(curve, block).min()) + luck
         fell, doubt = gone(curve)
-        apart = newest(history, "validation/loss", now)
-        by_heart = len(apart) >= 3 and median(apart) > chance
+        comparable = chance_level(history, now) is not None
+        apart = newest(history, "validation/loss", now, share=1.0) if comparable else np.empty(0)
+        stays = len(apart) >= 3 and _come_down(apart) < self.near * chance
+        by_heart = stays and median(apart[len(apart) // 2 :]) > (1 - self.near) * chance
         limit = (1 - (self._by_heart(history, now, chance) if by_heart else self.near)) * chance
         if not limit <= level <= (1 + self.memorised) * chance or lowest < 2 * limit - chance:
             return None
-        if not by_heart and fell > min(self.sigmas * doubt, 0.1 * self.near * chance):
+        if not by_heart and (fell > self.sigmas * doubt or self._creeps(curve, chance)):
             return None
         own = self.near if history.facts.get("loss") not in SQUARES else self.memorised  # its targets vary otherwise
-        if len(apart) and median(apart) < (1 - own) * chance:
+        if len(apart) and median(apart[len(apart) // 2 :]) < (1 - own) * chance:
             return None
         size = update_size(history, now)
         if (size is not None and size < self.tiny) or beats_chance(history, now, trained=not by_heart):
             return None
         return Standing(level, chance, fell, doubt)
+
+    def _creeps(self, curve: Array, chance: float) -> bool:
+        """Whether the loss has come below chance, and below where it was in its second quarter, beyond its noise."""
+        quarter = len(curve) // 4
+        then, now = median(curve[quarter : 2 * quarter]), median(curve[-quarter:])
+        doubt = 1.25 * noise(curve) / quarter**0.5
+        return bool(min(then - now, chance - now) > self.sigmas * 2**0.5 * doubt)
+
+    def _compared(
+        self, history: History, steps: NDArray[np.int64], values: Array, place: int
+    ) -> tuple[Array, float] | None:
+        """The curve until then, and what knowing nothing would give.
+
+        Of a loss of unknown make that stands at the variance of the targets, that is what it is.
+        """
+        now = int(steps[place])
+        known = wrong(history, values[: place + 1], now)
+        if known is not None and chance_level(history, now) is None:  # then the loss must stand still, too
+            own = thinned(values[: place + 1])
+            return known if _come_down(own) < self.near * abs(median(own)) else None
+        if known is not None or history.facts.get("reduction", "mean") != "mean":
+            return known
+        curve, variance = thinned(values[: place + 1]), target_spread(history, now) ** 2
+        first, last = median(curve[: len(curve) // 4]), median(curve[-len(curve) // 4 :])
+        alike = all(abs(level - variance) < self.near * variance for level in (first, last))
+        return (curve, variance) if alike and len(curve) >= 40 else None
 
     def _by_heart(self, history: History, now: int, chance: float) -> float:
         """How far below chance single samples may have brought the loss: half of it, if nothing of it ever held."""
@@ -203,3 +239,9 @@ class NotLearning(Rule):
             facts={"loss": "MSELoss", "reduction": "mean", "total_steps": 600},
         ),
     )
+
+
+def _come_down(values: Array) -> float:
+    """By how much the newer half of values lies below the older."""
+    half = len(values) // 2
+    return median(values[:half]) - median(values[half:])

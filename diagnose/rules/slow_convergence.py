@@ -13,6 +13,7 @@ from trainmedic.diagnose.robust import (
     Array,
     adversarial,
     chance_level,
+    gone,
     holds_since,
     median,
     never_moved_by,
@@ -54,7 +55,9 @@ class SlowConvergence(Rule):
     Formula: after `early` of the run's steps (or `steps` losses, where its length is not known), the median loss of the
     newest quarter is above `undone` of the loss of the best constant answer (and below twice that), while |update| /
     |weight|, the median over the matrices that move, has been below `tiny` in nine of ten measured steps, and the rate
-    does not rise any more (warm-up).
+    does not rise any more (warm-up). Or, after a quarter of the run, |update| / |weight| is below the `usual`, the loss
+    falls beyond its noise (`sigmas` standard errors from the third quarter to the last) and no slower than before, and
+    after as many `runs` more at this pace it would still be above half of chance.
     Remedies: rescale-loss, find-learning-rate, raise-learning-rate, schedule-learning-rate, swap-optimizer.
     Known limits: needs measured updates, and a criterion whose chance is known (cross-entropy, binary or not, squared
     error, each as a mean). Fine-tuning moves weights by as little, but starts far below chance. Weights that moved at
@@ -74,7 +77,7 @@ class SlowConvergence(Rule):
         "schedule-learning-rate",
         "swap-optimizer",
     )
-    explains: ClassVar[tuple[str, ...]] = ()
+    explains: ClassVar[tuple[str, ...]] = ("not-learning", "underfitting")
     advice: ClassVar[str] = (
         "Usually means a learning rate that is orders too small for this optimizer. "
         "Do this: run a range test and take a tenth of the rate at which the loss falls fastest. Otherwise check "
@@ -83,6 +86,11 @@ class SlowConvergence(Rule):
     )
 
     tiny: float = Field(2e-4, gt=0, lt=1, description="|update| / |weight|, median (a fifth of the usual 1e-3)")
+    usual: float = Field(
+        1e-3, gt=0, lt=1, description="|update| / |weight|, median, below which steps may be too small"
+    )
+    sigmas: float = Field(3.0, gt=0, description="fall of a quarter, standard errors (one flat run in 700 falls so)")
+    runs: float = Field(1.0, gt=0, description="as long runs again, after which half of chance would not be reached")
     undone: float = Field(0.8, gt=0, le=1, description="loss over chance, share (a fifth is learnt at most)")
     early: float = Field(0.1, gt=0, lt=1, description="share of the run's steps (warm-ups are as long)")
     steps: int = Field(
@@ -119,11 +127,14 @@ class SlowConvergence(Rule):
         if place < 30 or (place < self.steps if done is None else done < self.early):
             return None
         updates = update_size(history, now)
-        if updates is None or not never_moved_by(history, self.tiny, now):
+        never = never_moved_by(history, self.tiny, now)
+        if updates is None or not (never or self.tiny / 2 < updates < self.usual):
             return None
         chance = chance_level(history, now)
         curve = thinned(values[: place + 1])
         level = median(curve[-max(10, len(curve) // 4) :])
+        if not never and not self._steadily_too_slow(curve, chance, level, done):
+            return None
         if chance is None or not self.undone * chance < level < 2 * chance:
             return None
         rates = rate_at(history, steps[[int(0.8 * place), place]])
@@ -132,6 +143,16 @@ class SlowConvergence(Rule):
         pace = (median(curve[: max(10, len(curve) // 4)]) - level) / max(1, 0.75 * (now - int(steps[0])))
         needed = (level - 0.5 * chance) / pace if pace > 0 else np.inf
         return Crawl(level, chance, updates, float(needed))
+
+    def _steadily_too_slow(self, curve: Array, chance: float | None, level: float, done: float | None) -> bool:
+        """Whether the loss falls as fast as it ever did, and would still be near chance after several such runs."""
+        if chance is None or done is None or done < 0.25:
+            return False
+        fell, doubt = gone(curve)
+        quarter = len(curve) // 4
+        first, third = (median(curve[i * quarter : (i + 1) * quarter]) for i in (0, 2))
+        steady = fell > self.sigmas * doubt and fell > 0.5 * (first - third) / 2
+        return bool(steady and level - self.runs * 4 / done * fell > 0.5 * chance)
 
     sick: ClassVar = (
         _moving(list(np.linspace(2.31, 2.30, 300)), [3e-5] * 300),

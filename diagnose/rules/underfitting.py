@@ -25,8 +25,8 @@ from trainmedic.diagnose.robust import (
     newest,
     reconstructs,
     share_done,
-    thinned,
     update_size,
+    wrong,
 )
 from trainmedic.history import History, Layer, Snapshot
 
@@ -192,13 +192,10 @@ class Underfitting(Rule):
 
     def _left(self, history: History, values: Array, now: int, place: int, done: float | None) -> Fit | None:
         """What is left to be learnt: by the loss, or, where its chance is not known, by the accuracy."""
-        curve, chance = thinned(values[: place + 1]), chance_level(history, now)
-        commonest = correct_by_chance(history, now)
-        if chance is None:
-            own = newest(history, "output/accuracy", now, share=1.0)
-            if len(own) < 40 or not commonest < 1:
-                return None
-            curve, chance = (1 - own) / (1 - commonest), 1.0
+        known = wrong(history, values[: place + 1], now)
+        if known is None:
+            return None
+        curve, chance = known
         level = median(curve[-max(10, len(curve) // 4) :])
         fell, doubt = gone(curve)
         quarters = 4 * (1 / done - 1) if done else 4.0  # how many more quarters of the run until now there are

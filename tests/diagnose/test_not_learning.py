@@ -84,8 +84,8 @@ def test_tiny_updates_are_slow_convergence() -> None:
 
 @pytest.mark.parametrize("facts", [{}, {"loss": "HuberLoss"}, {"loss": "MSELoss", "reduction": "sum"}])
 def test_an_unknown_chance_is_not_judged(facts: dict[str, Any]) -> None:
-    history = History.of(train_loss=flat(700), facts=facts, target_std=[1.5] * 700)
-    assert NotLearning().unmet(history)
+    history = History.of(train_loss=flat(700), facts=facts, target_std=[1.0] * 700)
+    assert look(history) == []
 
 
 def test_regression_is_a_warning_and_a_weak_signal_is_silent() -> None:
@@ -93,3 +93,20 @@ def test_regression_is_a_warning_and_a_weak_signal_is_silent() -> None:
     history = History.of(train_loss=1 + flat(700, 0.0), target_std=[1.0] * 700, facts=facts)
     assert [finding.severity for finding in look(history)] == [Severity.WARNING]
     assert look(History.of(train_loss=flat(700, 0.9), target_std=[1.0] * 700, facts=facts)) == []
+
+
+def test_a_loss_of_ones_own_is_judged_by_its_errors() -> None:
+    facts = {"loss": "own", "classes": 10, "batch_size": 64, "total_steps": 400}
+    history = History.of(train_loss=flat(400), output_accuracy=0.1 + flat(400, 0.0), facts=facts)
+    for step in range(400):
+        history.record(Snapshot(step, layers={"label_share": {str(i): 0.1 for i in range(10)}}))
+    assert [finding.code for finding in look(history)] == ["TM406"]
+    history.add_series("train/loss", range(400), np.linspace(4.0, 2.0, 400))  # contrastive: outputs are no scores
+    assert look(history) == []
+
+
+def test_a_loss_of_ones_own_that_stands_at_the_variance() -> None:
+    facts = {"loss": "own", "reduction": "mean", "total_steps": 400}
+    history = History.of(train_loss=2.25 + flat(400, 0.0), target_std=[1.5] * 400, facts=facts)
+    assert [finding.severity for finding in look(history)] == [Severity.WARNING]
+    assert look(History.of(train_loss=1.5 + flat(400, 0.0), target_std=[1.5] * 400, facts=facts)) == []
