@@ -49,8 +49,9 @@ class NoisyGradient(Rule):
     loss in the newer half of the run, and more than as long a run again would bring at the pace of the newest quarter
     (less `sigmas` standard errors, by `blocks` block means over the newer three quarters), while consecutive gradients
     have a mean cosine below `agree` (noise, not curvature), at least `least` losses were logged, and the mean loss has
-    come down by more than `learnt` and less than `works` of that of the best constant answer, or of its first level
-    (by the accuracy too). Batches of more than `batch` samples are left to learning-rate-too-high.
+    come down by more than `learnt` and less than `works` of that of the best constant answer, or of its first level (by
+    the accuracy too). Batches of more than `batch` samples are left to learning-rate-too-high, which asks for a loss
+    that does not fall at all (Kendall's tau of those blocks, one-sided, p above `significance`).
     Remedies: schedule-learning-rate, lower-learning-rate, average-weights, enlarge-batch.
     Known limits: silent where a scheduler is in use, as the rate is going to fall, and where the loss is no known
     criterion (of rewards a loss tells nothing).
@@ -96,17 +97,16 @@ class NoisyGradient(Rule):
     )
     blocks: int = Field(12, ge=6, description="blocks of the newer three quarters, a number (enough for a rank test)")
     sigmas: float = Field(3.0, gt=0, description="fall, standard errors (one of 700 that stand still falls more)")
+    significance: float = Field(0.05, gt=0, lt=0.5, description="p, one-sided (one of 20 that fall looks at rest)")
     least: int = Field(200, ge=48, description="losses (blocks of a dozen)")
     batch: int = Field(4, ge=1, description="samples a step (with more of them the rate is to blame, not the batch)")
     learnt: float = Field(0.03, gt=0, lt=1, description="share of the first loss, 0 to 1 (not at chance any more)")
     works: float = Field(0.9, gt=0, le=1, description="share of the first loss, 0 to 1 (what is left does not matter)")
 
     def check(self, history: History) -> Iterator[Finding]:
-        batch, parts = history.facts.get("batch_size"), history.facts.get("accumulation", 1)
-        if isinstance(batch, int) and isinstance(parts, int) and batch * parts > self.batch:
-            return
-        rest = self.rest(history)
+        rest = self.rest(history) if self.small(history) else None
         if rest is not None:
+            batch = history.facts.get("batch_size")
             of = f" of {batch}" if isinstance(batch, int) else ""
             yield self.finding(
                 step=rest.step,
@@ -176,11 +176,26 @@ class NoisyGradient(Rule):
         cosine = _cosine(history, int(since), int(steps[-1]))
         if not abs(cosine) < self.agree or _rate_varies(history, int(steps[len(steps) // 4]), int(steps[-1])):
             return None
+        return (share, cosine) if self._rests(history, levels, share * level) else None
+
+    def _rests(self, history: History, levels: Array, held: float) -> bool:
+        """Whether noise costs more than as long a run again would bring; of larger batches, whether the run stands."""
         third = self.blocks // 3  # the newer three quarters are judged: a third of them is a quarter of all
         before, now = levels[-2 * third : -third], levels[-third:]
         doubt = float(np.hypot(before.std(ddof=1), now.std(ddof=1))) / third**0.5
-        again = 4 * (before.mean() - now.mean() - self.sigmas * doubt)  # what as long a run again would bring
-        return (share, cosine) if again < share * level else None
+        if 4 * (before.mean() - now.mean() - self.sigmas * doubt) >= held:
+            return False
+        if self.small(history):
+            return True
+        from scipy.stats import kendalltau
+
+        trend = kendalltau(np.arange(self.blocks), levels, alternative="less")  # their gradients are signal, too
+        return bool(trend.pvalue > self.significance)
+
+    def small(self, history: History) -> bool:
+        """Whether a step is taken on a few samples only; of unknown ones it is."""
+        batch, parts = history.facts.get("batch_size"), history.facts.get("accumulation", 1)
+        return not (isinstance(batch, int) and isinstance(parts, int) and batch * parts > self.batch)
 
     def _progress(self, history: History, steps: NDArray[np.int64], losses: Array, level: float) -> bool:
         start = chance_level(history, int(steps[-1]))

@@ -41,9 +41,10 @@ class Overfitting(Rule):
     below `p_value` (a k-th of it at the k-th look, and still at the end): the values from the best on rise (Kendall's
     tau against time, one-sided), or all of the newer half of them lie above it (by the lowest of them, as if `least`
     were independent). The training loss fell meanwhile, by `fall` and beyond its noise. And it matters: `given_back` of
-    all that had been gained (first loss of the run minus the best) is lost, or the loss is `multiple` times its best.
-    Where the best is below `solved` of the first loss, an accuracy that is no worse silences it, and where no accuracy
-    is known the loss must be that multiple; where the accuracy became worse too, by two standard errors, any rise by
+    all that had been gained (first loss of the run minus the best) is lost (twice that where less than half of the run
+    lies behind the best), or the loss is `multiple` times its best. An accuracy that is no worse asks for `severe` in
+    place of `given_back`, and silences it where the best is below `solved` of the first loss; there, where no accuracy
+    is known, the loss must be that multiple; where the accuracy became worse too, by two standard errors, any rise by
     `rise` counts. Of a validation set with accuracies only, the same of 1 - accuracy, beyond its standard error. A
     warning where the accuracy is no worse, or less than `severe` of the gain is lost. Silent again once the loss is
     back at its best.
@@ -51,8 +52,8 @@ class Overfitting(Rule):
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
     (1 in 120 orders of five has no fall). False alarms in 3,600 simulated runs of 8 to 100 evaluations that converge,
-    with noise of 2 to 20 % of the gain: 1 in 1,200 where the noise of neighbours is independent, 1 in 200 where it
-    correlates by 0.5, 1 in 37 by 0.8. A language model begins at the log of its vocabulary, so that its gain is large
+    with noise of 2 to 20 % of the gain: 1 in 1,200 where the noise of neighbours is independent, 1 in 240 where it
+    correlates by 0.5, 1 in 44 by 0.8. A language model begins at the log of its vocabulary, so that its gain is large
     and a small rise goes unsaid.
     Source: Prechelt 1998, "Early stopping - but when?" (generalisation loss of 5 %); Kendall 1938.
     """
@@ -174,6 +175,8 @@ class Overfitting(Rule):
         if len(values) - 1 - best < self.least:
             return None
         floor = self.given_back * _gain(values, best, start)
+        long_ago = 2 * int(steps[best]) < int(steps[-1]) + history.first_step
+        floor = floor if long_ago else 2 * floor
         if not of_errors:
             floor = self._floor(values, best, start, floor, _accuracies(accuracy, int(steps[best]), self.smooth))
         now = np.full(len(values), -np.inf)
@@ -212,8 +215,8 @@ class Overfitting(Rule):
             return 0.0  # both became worse
         least = float(values[best])
         solved = 0 < least < self.solved * max(float(values[0]), start)
-        if math.isfinite(after):
-            return math.inf if solved else floor  # only the confidence of a few answers suffers
+        if math.isfinite(after):  # only the confidence of a few answers suffers
+            return math.inf if solved else max(floor, self.severe * _gain(values, best, start))
         doubled = (self.multiple - 1) * least
         return floor if not least > 0 else doubled if solved else min(floor, doubled)
 

@@ -36,7 +36,7 @@ class Fit(NamedTuple):
 
     level: float
     chance: float
-    least: float  # share of chance that is left at the end, at least
+    least: float  # share of chance that is left after as long a run again, at least
     lowest: float  # of the blocks of the run
     flat: bool
     why: str
@@ -79,17 +79,17 @@ class Underfitting(Rule):
     the signal; part of the model that is not trained.
     Formula: after `half` of the run's steps (`steps` losses, where its length is not known), with steps that are not
     tiny (`tiny`). What is left is the training loss over that of the best constant answer (at most `above` more than
-    all), as it will be at the end of the run at the pace of its last quarter; where that loss is not known, the errors
-    of training over those of naming the commonest class. Told where the architecture shows why: a layer of at most
-    `units` stands before four times as many classes, or before `narrow` times as many numbers, and more than `much` is
-    left; or the targets are the inputs, nothing has gone since the third quarter (`sigmas` standard errors or a
-    fiftieth), a layer is `narrow` times narrower than the output and more than `unexplained` is left; or a dropout
-    layer takes more than `dropped` of what its activation gives, and more than `much` is left in training and
-    validation; or there is a single matrix, and what is left lies within `near` of all. Else, of classes, more than
-    `weak` is left in training and validation, and it was never a tenth better: more than `poor`, while accuracy beats
-    chance (where training and validation are within `near` of it, not-learning tells); or, of three classes and more
-    that are no tokens, nothing has gone since the third quarter, steps are not `large`, and the best accuracy lies
-    within a `quarter` of the way from the commonest class to 1.
+    all), as it will be after as long a run again at the pace of its last quarter (less `sigmas` standard errors); where
+    that loss is not known, the errors of training over those of naming the commonest class. Told where the architecture
+    shows why: a layer of at most `units` stands before four times as many classes, or one of a single unit before
+    `narrow` numbers, and more than `much` is left; or the targets are the inputs, nothing has gone since the third
+    quarter (`sigmas` standard errors or a fiftieth), a layer is `narrow` times narrower than the output and more than
+    `unexplained` is left; or a dropout layer takes more than `dropped` of what its activation gives, and more than
+    `much` is left in training and validation; or there is a single matrix, and what is left lies within `near` of all.
+    Else, of classes, more than `weak` is left in training and validation, and it was never a tenth better: more than
+    `poor`, while accuracy beats chance (where training and validation are within `near` of it, not-learning tells); or,
+    of three classes and more that are no tokens, nothing has gone since the third quarter, steps are not `large`, and
+    the best accuracy lies within a `quarter` of the way from the commonest class to 1.
     Remedies: weight-decay, unfreeze, widen-model.
     Known limits: how well a task can be done is not known in general: a small model of one number or of two classes is
     told close to chance only, since its targets may be noise. Labels of which three in four are wrong look the same.
@@ -171,7 +171,7 @@ class Underfitting(Rule):
                     value=100 * fit.level / fit.chance,
                     unit="%",
                 ),
-                Evidence(name="the same at the end, at this pace", value=100 * fit.least, unit="%"),
+                Evidence(name="the same after as long a run again, at this pace", value=100 * fit.least, unit="%"),
             ],
         )
 
@@ -198,7 +198,7 @@ class Underfitting(Rule):
         curve, chance = known
         level = median(curve[-max(10, len(curve) // 4) :])
         fell, doubt = gone(curve)
-        quarters = 4 * (1 / done - 1) if done else 4.0  # how many more quarters of the run until now there are
+        quarters = 4 * (2 / done - 1) if done else 8.0  # of the run until now, to its end and as long again
         least = (level - max(0.0, fell - self.sigmas * doubt) * quarters) / chance
         lowest = float(block_medians(curve, max(5, len(curve) // 20)).min())
         flat = fell < max(self.sigmas * doubt, 0.02 * level)
@@ -210,7 +210,8 @@ class Underfitting(Rule):
         neck = _bottleneck(history)
         if neck is not None:
             width, outputs = neck
-            few = width <= self.units and outputs >= (self.narrow if squares else 4) * width
+            few = outputs >= self.narrow if squares and width == 1 else width <= self.units and outputs >= 4 * width
+            few &= not squares or width == 1
             copied = squares and outputs >= self.narrow * width and left.flat and reconstructs(history)
             if (few and left.least > self.much) or (copied and left.least > self.unexplained):
                 return f"with {width} number{'s' * (width > 1)} for {outputs} in its narrowest layer"
