@@ -55,9 +55,9 @@ class Divergence(Rule):
     than `gained` of the start was gained, the loss lies above its start by `beyond` of it. Climbing (warning): half of
     the gain is gone for `lasting` of the run, at a rate that is not above the one of the best time, or with half of the
     run over, when no warm-up or cycle is on its way up any more. In both cases beyond `sigmas` standard deviations of
-    the noise, for twice as long as any climb that the run has come back from, and not coming down. Running off (error):
-    the loss is negative, `runaway` times as large as at the start, and falls ever faster: in the second half by
-    `accelerating` times as much as in the first.
+    the noise, for twice as long as any climb that the run has come back from, and not coming down, or too slowly to be
+    back by the end of the run, where that is known. Running off (error): the loss is negative, `runaway` times as large
+    as at the start, and falls ever faster: in the second half by `accelerating` times as much as in the first.
     Remedies: lower-learning-rate, schedule-learning-rate, clip-gradients, warm-up, rewind, stop-early.
     Known limits: in 3,456 simulated healthy runs of 25 to 4,000 losses, with white, lasting and long-tailed noise, each
     judged at four moments, it never spoke (95 % bound: 1 in 1,150). Silent where players compete or rewards
@@ -172,7 +172,8 @@ class Divergence(Rule):
             limit = start * (1 + self.beyond)
         else:
             return None
-        return self._stays(blocks, curve, patience, max(limit, best + self.sigmas * sigma), start, lost=True)
+        limit = max(limit, best + self.sigmas * sigma)
+        return self._stays(blocks, curve, patience, limit, start, _rest(history, steps, blocks), lost=True)
 
     def _climbing(self, history: History, steps: NDArray[np.int64], values: Array) -> Climb | None:
         if len(values) < 5 * self.patience or _cycles_high(history, steps):
@@ -188,13 +189,17 @@ class Divergence(Rule):
         if rates[1] > 1.2 * rates[0] and (done is None or done < 0.5):
             return None  # a warm-up, or the way up of a cycle
         limit = max(best + 0.5 * (start - best), best + self.sigmas * sigma)
-        climb = self._stays(blocks, curve, self.patience, limit, start, lost=False)
+        rest = _rest(history, steps, blocks)
+        climb = self._stays(blocks, curve, self.patience, limit, start, rest, lost=False)
         return climb if climb and climb.share >= self.lasting else None
 
     def _stays(
-        self, blocks: Array, curve: Array, patience: int, limit: float, start: float, *, lost: bool
+        self, blocks: Array, curve: Array, patience: int, limit: float, start: float, rest: float, *, lost: bool
     ) -> Climb | None:
-        """The climb, if the newest values are above, longer than any earlier ones that came back, and do not fall."""
+        """The climb, if the newest values are above, longer than any earlier ones that came back, and stay there.
+
+        They do where they do not fall, or too slowly to come back within the ``rest`` of the run, in blocks.
+        """
         above = blocks > limit
         if not above[-3:].all() or not median(curve[-patience:]) > limit:
             return None
@@ -209,7 +214,8 @@ class Divergence(Rule):
         climb = blocks[-last:]
         best, now = float(blocks.min()), float(np.median(climb[-2:]))
         early = float(np.median(climb[: max(1, last // 2)]))
-        if now < early - 0.1 * (early - best):
+        falls = (early - now) / (last / 2)  # by block
+        if now < early - 0.1 * (early - best) and now - falls * rest <= limit:
             return None  # it is coming back
         began = len(blocks) - 1 - int(np.argmin(blocks)) if blocks[0] > best else last
         return Climb(lost, start, best, now, last / len(blocks), max(last, began) / len(blocks))
@@ -279,6 +285,12 @@ def _levels(history: History, steps: NDArray[np.int64], curve: Array) -> tuple[f
     by_values = 1.25 * noise(curve) / max(1.0, len(curve) / BLOCKS) ** 0.5
     by_blocks = MAD_TO_SIGMA * median(np.abs(np.diff(blocks))) / 2**0.5 if len(blocks) > 4 else 0.0
     return start, blocks, max(by_values, by_blocks)
+
+
+def _rest(history: History, steps: NDArray[np.int64], blocks: Array) -> float:
+    """How many blocks are still to come, infinite where the length of the run is not known."""
+    done = share_done(history, int(steps[-1]))
+    return len(blocks) * max(0.0, 1 / done - 1) if done else np.inf
 
 
 def _cycles_high(history: History, steps: NDArray[np.int64]) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.learnt import learnt, level
-from trainmedic.diagnose.robust import BINARY, ENTROPIES, SQUARES, Array, median
+from trainmedic.diagnose.robust import BINARY, ENTROPIES, SQUARES, Array, median, share_done, target_spread
 from trainmedic.history import History
 
 MOVING = ("View", "UnsafeView", "Reshape", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze", "Select", "Slice")
@@ -49,10 +49,12 @@ class LossMismatch(Rule):
     with |log sum exp| above `loose`; (3) the graph shows a bounded function right before a regression loss, or outputs
     stayed in its range and came within `touching` of an end, while targets leave it by `outside` of their standard
     deviation; (4) the sign of a known loss is turned in its graph, or one that cannot be negative is below -`negative`,
-    or a loss of unknown make falls without bound (to -`unbounded` times its start, further in its second half than in
-    its first) without anything being learnt; (5) output and target have different shapes and were spread out over each
-    other in the graph of the loss, and less than `works` is explained. A softmax or sigmoid too many is a warning once
-    `works` of the task has been learnt.
+    or a loss of unknown make falls without bound (to -`unbounded` times its start, or below minus its start, where
+    accuracies show that nothing is learnt; further in its second half than in its first) without anything being learnt;
+    (5) output and target have different shapes and were spread out over each other in the graph of the loss, or a loss
+    of unknown make without a graph stands within `close` of the variance of the targets in each quarter of a run that
+    is half over, and less than `works` is explained. A softmax or sigmoid too many is a warning once `works` of the
+    task has been learnt.
     Remedies: change-loss.
     Known limits: losses in functions of one's own are seen only if the logged loss carries its graph. Optimizers that
     maximise, and several of them (adversaries), are left alone where signs are concerned.
@@ -102,6 +104,7 @@ class LossMismatch(Rule):
     unbounded: float = Field(
         100.0, gt=1, description="how far below zero, first losses (likelihoods grow by tens, not by hundreds)"
     )
+    close: float = Field(0.05, gt=0, lt=1, description="distance of a loss from the variance, share of it (its noise)")
     works: float = Field(
         0.5, gt=0, le=1, description="share of the task that is learnt, from which on it is mild (half)"
     )
@@ -219,6 +222,8 @@ class LossMismatch(Rule):
             )
         start = abs(median(losses[: self.patience]))
         floor = -self.unbounded * max(start, self.negative)
+        if "output/accuracy" in history and learnt(history) <= 0:
+            floor = -max(start, self.negative)  # and nothing is classified the better for it
         if not recent < floor or not self._falls(losses) or learnt(history) > 0:
             return None
         return _Fault(
@@ -240,19 +245,39 @@ class LossMismatch(Rule):
         return end < middle < begin and middle - end > begin - middle
 
     def _spread(self, history: History) -> _Fault | None:
-        """Shapes that were made equal by repeating rows."""
-        if "target/same_shape" not in history or "ExpandBackward0" not in history.facts.get("loss_graph", ()):
+        """Shapes made equal by repeating rows: seen in the graph, or by a loss that stands at the variance."""
+        if "target/same_shape" not in history:
             return None
         same = _series(history, "target/same_shape")
         if len(same) < self.patience or (same != 0).any() or learnt(history) > self.works:
             return None
+        seen = self._first(history, "target/same_shape")
+        if "ExpandBackward0" not in history.facts.get("loss_graph", ()):
+            stands = self._stands_at_the_variance(history)
+            if stands is None:
+                return None
+            seen = stands
         return _Fault(
             "output and target have different shapes, and the loss compares each output with every target",
             Evidence(name="equal shapes", value=0.0, limit=1.0),
             "give both one shape: criterion(output.squeeze(1), target)",
             Severity.ERROR,
-            self._first(history, "target/same_shape"),
+            seen,
         )
+
+    def _stands_at_the_variance(self, history: History) -> int | None:
+        """The step by which a loss of unknown make has stood at the variance of its targets for half of the run.
+
+        That is the least squared error of one answer for all targets, which rows compared with every target ask for.
+        """
+        done = share_done(history, history.last_step)
+        steps, losses = history.series("train/loss")
+        if history.facts.get("loss_graph") or done is None or done < 0.5 or len(losses) < 5 * self.patience:
+            return None
+        variance, quarter = target_spread(history) ** 2, len(losses) // 4
+        levels = [median(losses[i * quarter : (i + 1) * quarter]) for i in range(4)]
+        stands = all(abs(level - variance) < self.close * variance for level in levels)
+        return int(steps[-1]) if stands and history.facts.get("loss") not in (*ENTROPIES, *BINARY) else None
 
     def _first(self, history: History, name: str) -> int:
         """The step by which a series has enough values."""

@@ -84,3 +84,9 @@ def test_a_million_steps_in_a_moment() -> None:
     start = time.process_time()
     assert look(history)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(("total", "told"), [(300, True), (3000, False)])
+def test_what_comes_back_too_slowly_for_the_run_is_lost(total: int, told: bool) -> None:
+    losses = [*np.geomspace(3.0, 1.0, 150), *np.geomspace(4.5, 2.9, 150)]
+    assert bool(look(History.of(train_loss=losses, facts={"total_steps": total}))) == told

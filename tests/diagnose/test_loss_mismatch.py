@@ -90,3 +90,16 @@ def test_maximising_and_adversaries_are_left_alone() -> None:
     for facts in ({"optimizer_options": {"maximize": True}}, {"optimizers": 2}):
         known = {"loss": "CrossEntropyLoss", "loss_graph": graph, **facts}
         assert told(RULE, History.of(train_loss=np.linspace(-1, -50, 100), facts=known)) == []
+
+
+@pytest.mark.parametrize(
+    ("level", "same", "graph", "told"),
+    [(4.0, 0.0, [], True), (4.0, 1.0, [], False), (2.0, 0.0, [], False), (4.0, 0.0, ["SubBackward0"], False)],
+)
+def test_rows_against_every_target_stand_at_their_variance(
+    level: float, same: float, graph: list[str], told: bool
+) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(200)
+    facts = {"loss": "own", "reduction": "mean", "total_steps": 200, "loss_graph": graph}
+    history = History.of(train_loss=level + noise, target_std=[2.0] * 200, target_same_shape=[same] * 200, facts=facts)
+    assert bool(list(LossMismatch().check(history))) == told
