@@ -20,6 +20,7 @@ from trainmedic.diagnose.robust import (
     holds_since,
     median,
     newest,
+    noise,
     rate_at,
     reconstructs,
     share_done,
@@ -69,15 +70,18 @@ class Plateau(Rule):
     a part of the model that cannot learn.
     Formula: since `half` of the steps of the whole run, at least `values` losses, the loss has not come down: from the
     third to the last quarter of that stretch by less than `sigmas` standard errors or `still` of it, and from the first
-    to the last by less than two or `still`. And the task is not learnt, by evidence that does not come from the
-    curve: of classes, the loss is above `unlearnt` of that of the best constant answer (and below 0.9 of it, else
-    underfitting or not-learning tells), and the accuracy of training and validation has not come half of the way from
-    the commonest class to 1; where the targets are the inputs, more than `unexplained` of their variance is left. And
-    the steps are large, |update| / |weight| above `large` at a rate that was never lowered (so that a smaller one would
-    settle), or, of classes, of the usual size above `tiny`.
+    to the last by less than two or `still`. And the task is not learnt, by evidence that does not come from the curve:
+    of classes, the loss is above `unlearnt` of that of the best constant answer (and below 0.9 of it, else underfitting
+    or not-learning tells), and the accuracy of training and validation has not come half of the way from the commonest
+    class to 1; where the targets are the inputs, more than `unexplained` of their variance is left. And the steps are
+    large, |update| / |weight| above `large` at a rate that was never lowered (so that a smaller one would settle), or,
+    of three classes and more, of the usual size above `tiny`. Or, of any loss: the rate fell below `cut` of its height
+    within a share `soon` of the run, and stayed there, while the loss was falling beyond its noise and by twice
+    `still`, and more than a third of `unlearnt` of its first level was left.
     Remedies: schedule-learning-rate, find-learning-rate, lower-learning-rate, raise-learning-rate, swap-optimizer,
     unfreeze, replace-recurrent, widen-model.
-    Known limits: needs the total of steps, a loss whose chance is known, and measured updates. What a regression or a
+    Known limits: needs the total of steps, and, but for a rate that was cut, a loss whose chance is known and measured
+    updates. What a regression or a
     language model could reach is not known: those are never told. A stair before the rate is cut may be as long in runs
     that are cut only once, late.
     Source: Keras' ReduceLROnPlateau asks for no gain over ten epochs; that alone is true of any run that has converged.
@@ -86,7 +90,7 @@ class Plateau(Rule):
     code: ClassVar[str] = "TM404"
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.OUTCOME
-    needs: ClassVar[tuple[str, ...]] = ("train/loss", "update_ratio")
+    needs: ClassVar[tuple[str, ...]] = ("train/loss", "update_ratio|optimizer/learning_rate")
     remedies: ClassVar[tuple[str, ...]] = (
         "schedule-learning-rate",
         "find-learning-rate",
@@ -119,10 +123,12 @@ class Plateau(Rule):
     large: float = Field(
         1e-2, gt=0, description="|update| / |weight| that keeps a run from settling (ten times the usual 1e-3)"
     )
+    cut: float = Field(0.1, gt=0, lt=1, description="rate over its height at which a run has all but stopped (a tenth)")
+    soon: float = Field(0.25, gt=0, lt=1, description="share of the run by which that is early (schedules take longer)")
     tiny: float = Field(2e-4, ge=0, description="|update| / |weight| below which a run is slow (a fifth of the usual)")
 
     def check(self, history: History) -> Iterator[Finding]:
-        if adversarial(history) or any("Embedding" in layer.kind for layer in history.architecture.values()):
+        if adversarial(history):
             return
         steps, values = history.series("train/loss")
         usable = np.abs(values) < 1e100
@@ -158,7 +164,7 @@ class Plateau(Rule):
         first = int(np.searchsorted(steps, now - self.half / done * (now - int(steps[0]))))
         stretch = thinned(values[first : place + 1])
         chance, size = chance_level(history, now), update_size(history, now)
-        if len(stretch) < self.values or chance is None or size is None:
+        if len(stretch) < self.values:
             return None
         fell, doubt = gone(stretch)
         quarter = len(stretch) // 4
@@ -170,6 +176,12 @@ class Plateau(Rule):
         if float(block_medians(thinned(values[: place + 1]), max(5, quarter // 5)).min()) < 0.7 * level:
             return None  # it was better before
         rates = rate_at(history, steps[: place + 1])
+        if self._cut_short(history, rates, values[: place + 1], done, first):
+            known = chance if chance is not None else median(values[: max(5, quarter // 5)])
+            return Flat(first, level, known, fell, doubt, "since its rate was cut while it fell")
+        tokens = any("Embedding" in layer.kind for layer in history.architecture.values())
+        if tokens or chance is None or size is None:
+            return None
         kept = bool(np.isfinite(rates).all()) and float(rates[-1]) >= 0.9 * float(np.max(rates))
         if history.facts.get("loss") in SQUARES:
             if same and self.unexplained < level / chance < 0.9 and size > self.large and kept:
@@ -177,7 +189,27 @@ class Plateau(Rule):
             return None
         if not self.unlearnt < level / chance < 0.9 or size < self.tiny or self._half_way(history, now):
             return None
+        several = isinstance(classes := history.facts.get("classes"), int) and classes > 2
+        if not several and not (size > self.large and kept):
+            return None  # of two classes, half of the answers may well be luck
         return Flat(first, level, chance, fell, doubt, "and few samples are classified rightly")
+
+    def _cut_short(self, history: History, rates: Array, values: Array, done: float, first: int) -> bool:
+        """Whether the rate fell to a tenth of its height early in the run, and the loss was still falling then."""
+        if not np.isfinite(rates).all() or not float(rates.max()) > 0:
+            return False
+        top = int(np.argmax(rates))
+        low = np.flatnonzero(rates[top:] < self.cut * rates.max())
+        if not len(low) or rates[top + int(low[0]) :].max() > self.cut * float(rates.max()):
+            return False  # it is high, or rises again
+        until = top + int(low[0])
+        if until < 20 or until > min(first, self.soon * len(values) / done):
+            return False
+        first_half, second_half = median(values[: until // 2]), median(values[until // 2 : until])
+        third, last = (median(values[i * until // 4 : (i + 1) * until // 4]) for i in (2, 3))
+        doubt = 1.25 * noise(values[:until]) * (4 / until) ** 0.5
+        falling = first_half - second_half > self.sigmas * doubt and third - last > self.still * abs(last)
+        return bool(falling and median(values[first:]) > self.unlearnt / 3 * median(values[: max(3, until // 10)]))
 
     def _half_way(self, history: History, now: int) -> bool:
         """Whether an accuracy has come half of the way from the commonest class to 1, or none is known."""

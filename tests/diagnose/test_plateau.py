@@ -56,3 +56,26 @@ def test_language_models_and_runs_of_unknown_length_are_left_alone() -> None:
     history = _run(stuck(1.5, 2.3), 3e-3, accuracy=0.35)
     del history.facts["total_steps"]
     assert look(history) == []
+
+
+def _cut(losses: list[float], at: int) -> History:
+    """A run of a loss of unknown make, whose rate falls to a hundredth."""
+    rates = [0.1 if step < at else 0.001 for step in range(len(losses))]
+    return History.of(train_loss=losses, optimizer_learning_rate=rates, facts={"total_steps": len(losses)})
+
+
+def test_a_rate_that_is_cut_while_the_loss_falls() -> None:
+    noise = 0.02 * np.random.default_rng(0).standard_normal(400)
+    falls = [*(np.linspace(5.0, 3.0, 60) + noise[:60]), *(3.0 + noise[60:])]
+    [finding] = look(_cut(falls, 60))
+    assert finding.message.endswith("since its rate was cut while it fell")
+    stands = [*(np.linspace(5.0, 3.0, 30) + noise[:30]), *(3.0 + noise[30:])]
+    assert look(_cut(stands, 60)) == []  # it had come to rest: what is left may be noise
+    late = [*(np.linspace(5.0, 3.0, 150) + noise[:150]), *(3.0 + noise[150:])]
+    assert look(_cut(late, 150)) == []
+
+
+def test_half_of_two_classes_may_be_luck() -> None:
+    history = _run([*np.linspace(0.69, 0.5, 60), *([0.5, 0.49, 0.51, 0.505, 0.495] * 88)], 3e-3, accuracy=0.7)
+    history.facts["classes"] = 2
+    assert look(history) == []
