@@ -205,9 +205,10 @@ class Plateau(Rule):
         until = top + int(low[0])
         if until < 20 or until > min(first, self.soon * len(values) / done):
             return False
-        first_half, second_half = median(values[: until // 2]), median(values[until // 2 : until])
-        third, last = (median(values[i * until // 4 : (i + 1) * until // 4]) for i in (2, 3))
-        doubt = 1.25 * noise(values[:until]) * (4 / until) ** 0.5
+        high = top + max(8, int(np.argmax(rates[top:] < rates.max() / 2)))  # while it was high
+        first_half, second_half = median(values[: high // 2]), median(values[high // 2 : high])
+        third, last = (median(values[i * high // 4 : (i + 1) * high // 4]) for i in (2, 3))
+        doubt = 1.25 * noise(values[:until]) * (4 / high) ** 0.5
         falling = first_half - second_half > self.sigmas * doubt and third - last > self.still * abs(last)
         return bool(falling and median(values[first:]) > self.unlearnt / 3 * median(values[: max(3, until // 10)]))
 
