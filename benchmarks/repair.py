@@ -4,6 +4,7 @@
     python benchmarks/repair.py --list                # each case on a line of its own
     python benchmarks/repair.py --run --shard 1/4     # only run, a quarter of it
     python benchmarks/repair.py --split apart         # the half kept apart, as a whole
+    python benchmarks/repair.py --long                # only what treating costs, in runs of 2,000 steps
 
 Each patient trains, per seed, in these arms: untreated; treated with ``fix="safe"`` and ``fix="unsafe"``; untreated
 from another seed; with a random act, kept whatever comes of it; with static good defaults (gradients clipped to 1.0, a
@@ -17,6 +18,7 @@ import collections
 import dataclasses
 import json
 import logging
+import math
 import random
 import statistics
 import sys
@@ -45,6 +47,8 @@ from trainmedic.remedies.run import Run  # noqa: E402
 HEALED = 0.8
 """Share of the gap to the twin that must be closed."""
 OURS = ("safe", "unsafe", "random")
+LONG = 2_000
+"""Steps of a run that counts as long."""
 CONTROLS = ("reseeded", "random", "static")
 ARMS = ("untreated", *OURS, "reseeded", "static", "twin")
 PACKAGE = ("hooks", "diagnose", "remedies", "trainmedic")
@@ -60,6 +64,7 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(ARMS), help="which arms, with commas between them")
     parser.add_argument("--sick", action="store_true", help="leave out the healthy ones")
     parser.add_argument("--curable", action="store_true", help="only those whose cure is among the acts")
+    parser.add_argument("--long", action="store_true", help="stretch the sick to 2,000 steps, and print compute only")
     parser.add_argument("--run", action="store_true", help="only run and cache; print nothing")
     parser.add_argument("--list", action="store_true", help="print each case; of the tuned half only")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where results are kept")
@@ -71,6 +76,9 @@ def main() -> None:
         parser.error("the half apart is looked at as a whole")
     patients = [p for p in chosen(arguments, parser) if not (arguments.sick and p.healthy)]
     patients = [p for p in patients if curable(p) or not arguments.curable]
+    if arguments.long:
+        show_compute(long_runs([p for p in patients if not p.healthy], range(arguments.seeds)))
+        return
     arms = [arm for arm in ARMS if arm in arguments.arms.split(",")]
     package_key()  # now: what is edited while this runs is not what is run
     cases = list(run(patients, Cache(arguments.cache), range(arguments.seeds), arms))
@@ -182,6 +190,20 @@ def package_key(_known: list[str] = []) -> str:  # noqa: B006 - one per run
     return _known[0]
 
 
+def long_runs(patients: Sequence[Patient], seeds: Iterable[int]) -> Iterator[tuple[str, float]]:
+    """Steps of treated runs with those of their trials, over those of untreated ones; where anything was tried."""
+    for patient, seed in track([(p, s) for p in patients for s in seeds], "training", console=Console(stderr=True)):
+        try:
+            training = patient.build(seed=seed)
+        except Missing:
+            continue
+        training.epochs = max(training.epochs, math.ceil(LONG * training.epochs / max(training.steps, 1)))
+        outcome = train(training, fix="unsafe")
+        if outcome.report.treatments:
+            extra = outcome.report.cost.get("trial_steps", 0.0)
+            yield patient.name, (outcome.steps + extra) / max(training.steps, outcome.steps)
+
+
 # -- controls ----------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +304,17 @@ def show(cases: Sequence[Case], arms: Sequence[str]) -> None:
     ends = collections.Counter((how, end) for case in sick for _, end, how, _ in case.arms["unsafe"].done)
     for (how, end), count in sorted(ends.items()):
         print(f"{how} trials {end}: {count}")
+
+
+def show_compute(runs: Iterable[tuple[str, float]]) -> None:
+    """Median and p90 of the compute of treated runs over untreated ones."""
+    shares = sorted(share for _, share in runs)
+    if not shares:
+        print("nothing was tried in any run")
+        return
+    p90 = shares[min(len(shares) - 1, int(0.9 * len(shares)))]
+    print(f"{len(shares)} treated runs of {LONG:,} steps or more, compute over that of untreated ones: ", end="")
+    print(f"median {statistics.median(shares):.3f}, p90 {p90:.3f}, most {shares[-1]:.3f}")
 
 
 def _share(count: int, of: int) -> str:

@@ -130,7 +130,8 @@ class SequentialTrial(Trial):
     """Applied, watched for a window of steps, and compared with the time before; such an outcome is "followed by".
 
     The change is kept if the median training loss in the second half of the window lies below where the time before
-    was heading, by more than three standard errors of that comparison and ``LEAST_EFFECT`` of its value; by
+    was heading, by more than three standard errors of that comparison, ``LEAST_EFFECT`` of its value, and as much again
+    as it was coming down by itself; by
     ``LEAST_FAILING`` in a run that had come down by nothing before. A run that was spoilt has no time
     before: then the loss must stay finite and either fall within the window, or have kept ``RECOVERED`` of what the
     state had learnt that it was put back to. Where nothing has come down at the end of the window the change is undone;
@@ -140,10 +141,11 @@ class SequentialTrial(Trial):
         start: first step taken with the change.
         window: steps to watch.
         since: first step of the time before that may be compared with.
+        until: last one, unless it is the step before the start.
         spoilt: whether the run was not worth comparing with: its loss was no longer finite, or had left its range.
         failing: whether the run was getting nowhere.
         base: step of the state that the run was put back to for it, if it was: then what came of that state without the
-            change is what it is compared with, after as many steps.
+            change is what it is compared with, after as many steps and at last.
         learnt: training loss at the start of the run, and at the state that a spoilt one was put back to.
         unless_worse: why the change stays unless a higher loss follows; empty where a lower one has to follow.
 
@@ -161,6 +163,7 @@ class SequentialTrial(Trial):
         start: int,
         window: int,
         since: int = 0,
+        until: int | None = None,
         spoilt: bool = False,
         failing: bool = False,
         base: int | None = None,
@@ -168,6 +171,7 @@ class SequentialTrial(Trial):
         unless_worse: str = "",
     ) -> None:
         self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
+        self.until = start - 1 if until is None else until
         self.learnt, self.unless_worse, self.base = learnt, unless_worse, base
         self.least = self.LEAST_FAILING if failing else LEAST_EFFECT
 
@@ -182,11 +186,13 @@ class SequentialTrial(Trial):
         if len(after) < self.FEW:
             kept = last and bool(self.unless_worse)
             return Verdict(True, f"hardly a step was taken; {self.unless_worse}") if kept else None
-        first = self.start - 2 * self.window if self.base is None else self.base + 1
-        before = self._losses(history, max(self.since, first), self.start - 1)
+        first = self.until + 1 - 2 * self.window if self.base is None else self.base + 1
+        before = self._losses(history, max(self.since, first), self.until)
         before = before[np.isfinite(before)]
-        if self.spoilt or len(before) < self.FEW:
+        if self.spoilt:
             return self._from_itself(after, last)
+        if len(before) < self.FEW:
+            return self._without_before(after)
         return self._against_before(before, after, last)
 
     def _losses(self, history: History, first: int, last: int) -> Array:
@@ -214,11 +220,21 @@ class SequentialTrial(Trial):
         hopeless = treated > control - _error(late)
         return Verdict(False, "the loss did not fall after the change", *numbers) if last or hopeless else None
 
+    def _without_before(self, after: Array) -> Verdict:
+        """There is nothing to compare with: only what stays unless it does harm can stay."""
+        third = len(after) // 3
+        early, late = after[:third], after[-third:]
+        numbers = (_loss("median loss at first", float(np.median(early))),), (_loss("at last", float(np.median(late))),)
+        if self.unless_worse and np.median(late) < np.median(early) + self._margin(early, late):
+            return Verdict(True, f"followed by no climbing loss; {self.unless_worse}", *numbers)
+        return Verdict(False, "there was too little before it to compare with", *numbers, worse=False)
+
     def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
         late = after[len(after) // 2 :]
         treated = float(np.median(late))
         if self.base is not None and len(before) >= len(after):
-            before = before[len(after) // 2 : len(after)]  # of the same age
+            ages = (before[len(after) // 2 : len(after)], before[-len(after) // 2 :])  # of the same age, and the newest
+            before = min(ages, key=lambda values: float(np.median(values)))
             control = expected = float(np.median(before))
             error = _error(before)
         else:
@@ -228,7 +244,8 @@ class SequentialTrial(Trial):
         numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
         noise = 3 * float(np.hypot(error, _error(late)))
         promised, come = control - expected, control - treated
-        if come - promised > max(noise, self.least * abs(control)):
+        # a trend tells what would have come only roughly: by as much again as it promises
+        if come - promised > max(noise, self.least * abs(control), promised):
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
         if treated > control + self._margin(before, late):
             return Verdict(False, "followed by a higher loss", *numbers)

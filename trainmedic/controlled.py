@@ -34,6 +34,8 @@ LATER = 3
 """The last horizon is so many times the first."""
 LONGEST = 300
 """Steps of the last horizon, at most: what did not show by then costs more to see than it is worth."""
+CHEAP = 0.1
+"""Share of the run that a trial of several candidates may cost: beyond it they have their turns one by one."""
 SEEN_AT_MOST = 3
 """Times that a trial may train on one kept batch, unless the run itself has no others: else it would learn them."""
 APART = 2
@@ -214,7 +216,7 @@ class Controlled:
             while len(fit) > 1 and self._cost_of_first(len(fit)) > allowed:
                 fit = fit[:-1]
             return Plan((FLOOR,), fit, judged, judged_on, look, short)
-        while len(fit) > 1 and self._cost(len(fit), shortest) > allowed:
+        while len(fit) > 1 and self._cost(len(fit), shortest) > min(allowed, CHEAP * total):
             fit = fit[:-1]
         share = int(self.settings.trial_budget * total / (len(fit) + 1))
         last = min(longest, max(shortest, share))

@@ -101,6 +101,7 @@ class Treating:
         self._tried: dict[str, Counter[str]] = {}
         self._looks: dict[str, int] = {}  # controlled trials that were too short to tell, by illness
         self._rest_until = 0
+        self._before: tuple[int, int] | None = None
         self._best_value: float | None = None
         self.lost = ""  # that nothing more can be done
         self._put_back_next = self._stop_next = False
@@ -515,10 +516,12 @@ class Treating:
             return True
         self._save_healthy()
         spoilt = self._spoilt(finding, now)
+        first, last = self._time_before(start)
         trial = SequentialTrial(
             start=start,
             window=self._window(),
-            since=self.since_before,
+            since=first,
+            until=last,
             spoilt=spoilt or remedy.changes_loss,
             failing=self.controlled.failing(finding),
             base=base.step if base is not now else None,
@@ -529,6 +532,13 @@ class Treating:
         before = base if spoilt else now
         self._on_trial = OnTrial(treatment, undo, before, fresh, trial, finding, back=spoilt or unsafe)
         return True
+
+    def _time_before(self, start: int) -> tuple[int, int]:
+        """Steps that a change may be compared with: after one that was undone, those before that one."""
+        steps = self.run.history.series("train/loss").steps if "train/loss" in self.run.history else np.empty(0)
+        if self._before is None or np.sum((steps >= self.since_before) & (steps < start)) >= SequentialTrial.FEW:
+            self._before = self.since_before, start - 1
+        return self._before
 
     def _window(self) -> int:
         """Steps to watch: a tenth of a short run, so that there is a run left for what comes after."""
@@ -621,7 +631,7 @@ class Treating:
         return None if start is None or level is None or start != start else (start, level)
 
     def _spoilt(self, finding: Finding, now: State) -> bool:
-        """Whether the present state is worth nothing: weights or loss not finite, or the loss far above its start."""
+        """Whether the present state is worth nothing: not finite, or more than half of what was won is lost again."""
         if not now.finite():
             return True
         if "train/loss" not in self.run.history:
@@ -634,7 +644,10 @@ class Treating:
             return bool(len(losses))
         sane = losses[np.isfinite(losses)]
         healthy = sane[: max(1, int(np.searchsorted(steps, finding.step, side="right")))]
-        return bool(losses[-1] > 10 * max(float(np.median(healthy)), 1e-12) and losses[-1] > sane.min() * 10)
+        start, lowest = self._loss_at(0), float(sane.min())
+        if start is not None and losses[-1] - lowest < (start - lowest) / 2:
+            return False  # a multiple of next to nothing
+        return bool(losses[-1] > 10 * max(float(np.median(healthy)), 1e-12) and losses[-1] > 10 * lowest)
 
     def _restart(self, start: int) -> None:
         """Detectors look only at what comes after a change.
@@ -647,7 +660,7 @@ class Treating:
 
     def _begin_anew(self, fresh: State) -> None:
         """A change was kept: states from before it hold what it has replaced."""
-        self._initial = fresh
+        self._initial, self._before = fresh, None
         if self.run.healthy is None or self.run.healthy.step <= fresh.step:
             self.run.healthy = fresh
 

@@ -100,3 +100,32 @@ def test_the_last_healthy_state_is_never_rotated_out(monkeypatch: pytest.MonkeyP
             model[0].weight.fill_(float("nan"))
         healthy.restore(medic._treating.run, clocks=False)
     assert torch.equal(model[0].weight, weights[healthy.step])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("limit", [100 * MEGABYTE, 0])
+def test_states_of_a_device_lie_in_host_memory_and_come_back(limit: int, tmp_path: Path) -> None:
+    store = Store(limit, tmp_path)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 1024), nn.BatchNorm1d(1024), nn.ReLU(), nn.Linear(1024, 4)).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    run = Run([model], [optimizer], History(), store=store)
+
+    def go(count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(torch.randn(8, 512, device="cuda")).square().mean().backward()
+            optimizer.step()
+
+    go(2)
+    before = [*held(model, optimizer), *(buffer.clone() for buffer in model.buffers())]
+    taken = torch.cuda.memory_allocated()
+    state = State.capture(run)
+    assert torch.cuda.memory_allocated() == taken
+    go(3)
+    optimizer.zero_grad(set_to_none=True)
+    state.restore(run)
+    assert all(parameter.grad is not None and parameter.grad.is_cuda for parameter in model.parameters())
+    assert all(map(torch.equal, [*held(model, optimizer), *model.buffers()], before))
+    assert state.finite()
+    go(1)

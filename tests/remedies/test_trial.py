@@ -1,5 +1,7 @@
 """The judgement of a sequential trial, on made-up losses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,10 +20,10 @@ def noisy(level: float, count: int, *, slope: float = 0.0, noise: float = 0.05, 
     return list(level + slope * np.arange(count) + noise * random.standard_normal(count))
 
 
-def decide(before: list[float], after: list[float], *, spoilt: bool = False) -> tuple[int, Verdict] | None:
+def decide(before: list[float], after: list[float], **given: Any) -> tuple[int, Verdict] | None:
     """Ask the trial after every step, as the Medic does; the step of the verdict, and the verdict."""
     history = losses(before, after)
-    trial = SequentialTrial(start=len(before), window=WINDOW, spoilt=spoilt)
+    trial = SequentialTrial(start=len(before), window=WINDOW, **given)
     for step in range(len(before), len(before) + len(after)):
         known = History.of(train_loss=history.series("train/loss").values[: step + 1])
         verdict = trial.verdict(known, step)
@@ -78,3 +80,24 @@ def test_a_spoilt_run_is_compared_with_itself() -> None:
 def test_without_losses_there_is_no_evidence() -> None:
     trial = SequentialTrial(start=10, window=WINDOW)
     assert trial.verdict(History.of(gradient_norm=[1.0] * 300), 299) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_put_back_to_where_it_was_it_is_compared_with_what_came_of_that_state(seed: int) -> None:
+    """Without the change that state came down to 1.0 and rose to 2.0 again."""
+    without = [*noisy(1.0, 60, seed=seed), *noisy(2.0, 60, seed=seed + 100)]
+    for level, kept in ((0.6, True), (1.0, False), (1.5, False)):
+        _, verdict = decide(without, noisy(level, 180, seed=seed + 200), base=-1)
+        assert verdict.kept is kept
+
+
+def test_where_there_is_nothing_to_compare_with_nothing_is_kept_for_falling() -> None:
+    after = noisy(3.0, 200, slope=-0.01, noise=0.01)
+    assert not decide(after[:3], after[3:])[1].kept
+    assert decide(after[:3], after[3:], unless_worse="it is right in any case")[1].kept
+
+
+def test_after_an_undone_change_the_next_is_compared_with_the_time_before_that_one() -> None:
+    before = [*noisy(1.0, 60), *noisy(3.0, 60, seed=1)]
+    assert not decide(before, noisy(0.98, 180, seed=2), until=59)[1].kept
+    assert decide(before, noisy(0.6, 180, seed=2), until=59)[1].kept
