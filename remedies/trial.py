@@ -189,7 +189,7 @@ class SequentialTrial(Trial):
         first = self.until + 1 - 2 * self.window if self.base is None else self.base + 1
         before = self._losses(history, max(self.since, first), self.until)
         before = before[np.isfinite(before)]
-        if self.spoilt:
+        if self.spoilt or (len(before) < self.FEW and self.base is not None):  # hardly a step of it could be taken
             return self._from_itself(after, last)
         if len(before) < self.FEW:
             return self._without_before(after)
