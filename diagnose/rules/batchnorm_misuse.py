@@ -227,10 +227,12 @@ class BatchnormMisuse(Rule):
                 continue
             at, movement = moved.column(name)
             means = np.abs(before.column(str(source)).values)
-            far = median(means)
+            half = len(means) // 2
+            far = min(median(means[:half]), median(means[half:]))  # where it has been all the time
             if len(at) < self.patience or not np.isfinite(movement).all() or not far > 0:
                 continue
-            share = float(movement.sum()) / far
+            gone = float(movement.sum())
+            share = gone / far if gone < 1 else 1.0  # a mean that has gone a whole deviation is not left behind
             reached = (
                 at[np.searchsorted(at, at[0] + 2 * self.patience)] if at[-1] >= at[0] + 2 * self.patience else None
             )

@@ -24,7 +24,7 @@ def _one(losses: list[float], updates: list[float], rates: list[float] | None = 
 
 
 class LearningRateTooLow(Rule):
-    """At their pace, all steps of the run together move the weights by a few hundredths of their size.
+    """At their pace, all steps of the run together move the weights by a tenth of their size or so.
 
     Why it is bad: the run ends about where it began, whatever it costs.
     Usual causes: a rate of fine-tuning in a training from scratch; a decimal too many; gradients clipped to next to
@@ -37,7 +37,7 @@ class LearningRateTooLow(Rule):
     Known limits: silent on what may be fine-tuning (frozen parameters, or a loss that starts at less than `pretrained`
     of chance), on several models or optimizers, and on logs without updates.
     Source: the path is an upper bound of how far weights can get from where they were drawn. Nets that were trained
-    have gone 0.3 to several times their own size; 0.05 in a straight line is hardly seen by any unit.
+    have gone 0.3 to several times their own size, and hardly any of it in a straight line.
     """
 
     code: ClassVar[str] = "TM602"
@@ -64,10 +64,12 @@ class LearningRateTooLow(Rule):
     )
 
     reach: float = Field(
-        0.05, gt=0, description="path of the whole run, in sizes of the weights (trained nets go 0.3 to several)"
+        0.15,
+        gt=0,
+        description="path of the whole run, in sizes of the weights (half of the least that trained nets go)",
     )
     learnt: float = Field(
-        0.1, gt=0, lt=1, description="share of the first loss, 0 to 1 (what moves it is large enough)"
+        0.2, gt=0, lt=1, description="share of the first loss, 0 to 1 (a fifth: what moves it is large enough)"
     )
     least: int = Field(30, ge=10, description="losses (momentum takes about ten steps to build up)")
     share: float = Field(0.08, ge=0, le=1, description="of the whole run, 0 to 1 (short warm-ups are over by then)")

@@ -87,15 +87,16 @@ class MissingZeroGrad(Rule):
         steps, values = history.series("gradient/carried")
         valid = (values >= 0) & (values < 1)  # 1: nothing was added
         steps, values = steps[valid], values[valid]
-        if median(values[-self.window :]) <= 0.5:  # not any longer
+        broke = "train/loss" in history and not np.isfinite(history.series("train/loss").values[-1])
+        if median(values[-self.window :]) <= 0.5 and not broke:  # not any longer
             return
         full = _medians(values, self.window) >= self.carried
         piled = full & in_a_row((values > 0.5) & self._alike(history, steps), self.window)
         found = np.flatnonzero(piled)
-        recent = values[-self.window :]
         if not len(found):
             return
         end = int(found[0])
+        recent = values[max(0, end + 1 - self.window) : end + 1] if broke else values[-self.window :]
         light = np.flatnonzero(values[:end] <= 0.5)
         onset = int(light[-1]) + 1 if len(light) else 0
         share = median(recent)

@@ -9,7 +9,9 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import course_of, gains, several
 from trainmedic.diagnose.learnt import untrained
-from trainmedic.history import History, Layer
+from trainmedic.history import History, Layer, Series
+
+RECURRENT = ("RNN", "LSTM", "GRU")
 
 
 def _hidden(losses: list[float], flat: list[float], std: float = 0.07, stuck: list[float] | None = None) -> History:
@@ -42,8 +44,9 @@ class SaturatedActivation(Rule):
     less than `learnt`) in `wait` losses.
     Remedies: normalize-inputs, reinitialize, insert-batchnorm, replace-activation, find-learning-rate,
     lower-learning-rate.
-    Known limits: gates inside of nn.LSTM and nn.GRU and attention inside of nn.MultiheadAttention are not seen. The
-    last activation of a model is left in peace: it may be sure of what it says.
+    Known limits: attention inside of nn.MultiheadAttention is not seen, nor are the gates of nn.LSTM and nn.GRU: of
+    recurrent layers the mean square of what they put out, 1 at most, stands for the share of flat outputs at the start.
+    The last activation of a model is left in peace: it may be sure of what it says.
     Source: Glorot and Bengio 2010, section 3: saturation at the start is what sigmoids do not recover from. A law that
     keeps the variance at 1 leaves one tanh output in a hundred flat.
     """
@@ -51,7 +54,7 @@ class SaturatedActivation(Rule):
     code: ClassVar[str] = "TM302"
     severity: ClassVar[Severity] = Severity.WARNING
     root: ClassVar[Root] = Root.INITIALIZATION
-    needs: ClassVar[tuple[str, ...]] = ("saturated_outputs|saturated_units", "train/loss")
+    needs: ClassVar[tuple[str, ...]] = ("saturated_outputs|saturated_units|activation_std", "train/loss")
     remedies: ClassVar[tuple[str, ...]] = (
         "normalize-inputs",
         "reinitialize",
@@ -120,9 +123,12 @@ class SaturatedActivation(Rule):
     def _flat_at_start(
         self, history: History, layer: str, slow: bool, since: int
     ) -> tuple[float, str, int, int] | None:
-        if "saturated_outputs" not in history or layer not in history.layers("saturated_outputs").layers:
+        if history.architecture[layer].kind in RECURRENT:
+            steps, shares = _squares(history, layer)
+        elif "saturated_outputs" in history and layer in history.layers("saturated_outputs").layers:
+            steps, shares = history.layers("saturated_outputs").column(layer)
+        else:
             return None
-        steps, shares = history.layers("saturated_outputs").column(layer)
         first = shares[: self.patience]
         if len(first) < self.patience or not (first > self.start).all():
             return None
@@ -174,8 +180,18 @@ def _inner(history: History) -> list[str]:
     return [
         name
         for name, layer in history.architecture.items()
-        if layer.activation in ("sigmoid", "tanh", "softmax") and 0 <= layer.order < last
+        if (layer.activation in ("sigmoid", "tanh", "softmax") or layer.kind in RECURRENT) and 0 <= layer.order < last
     ]
+
+
+def _squares(history: History, layer: str) -> Series:
+    """Mean squares of what a recurrent layer puts out; empty where that is not bounded by 1, as by a tanh."""
+    tables = [f"activation_{name}" for name in ("mean", "std", "max")]
+    if any(name not in history or layer not in history.layers(name).layers for name in tables):
+        return Series(np.empty(0, dtype=np.int64), np.empty(0))
+    (steps, means), (_, spreads), (_, largest) = (history.layers(name).column(layer) for name in tables)
+    bounded = len(largest) > 0 and bool((largest[:10] <= 1 + 1e-5).all())
+    return Series(steps, np.square(means) + np.square(spreads) if bounded else np.zeros(len(steps)))
 
 
 def _weights_before(history: History, layer: str) -> list[str]:

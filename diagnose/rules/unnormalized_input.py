@@ -67,12 +67,12 @@ class UnnormalizedInput(Rule):
     as targets.
     Formula: the root mean square of the largest feature is above `large`, or that of all of them below `small`, where
     neither the first layer nor the one after it normalises; or, for squared and absolute errors, |mean| + standard
-    deviation of the targets is above `far`; and the run was no better than who knows the targets' distribution (loss
-    against their entropy or variance, accuracy against the commonest class by `sigmas`: less than `chance_level` of the
-    task) for its first `steps` steps and for `lost` of all (of those so far, where the total is not known), and for as
-    long again if at its pace it would have been there by then (not where the inputs made the first loss `harm` times
-    that of chance). Silent once `works` of the task has been learnt. An error where the first loss was `harm` times
-    that of chance (then the loss alone tells what is learnt), or nothing is learnt still.
+    deviation of the targets is above `far`; and the run was not yet better for good than who knows the targets'
+    distribution (loss against their entropy or variance, accuracy against the commonest class by `sigmas`: less than
+    `chance_level` of the task) for its first `steps` steps and for `lost` of all (of those so far, where the total is
+    not known), and for as long again if at its pace it would have been there by then (not where the inputs made the
+    first loss `harm` times that of chance). Silent once `works` of the task has been learnt. An error where the first
+    loss was `harm` times that of chance (then the loss alone tells what is learnt), or nothing is learnt still.
     Remedies: normalize-inputs, insert-batchnorm, find-learning-rate, raise-learning-rate, scale-targets.
     Known limits: needs a live run of a loss that is a mean, or of classes. Sparse and one-hot inputs have small
     features and no large ones: only the largest is looked at. What learns all the same is left alone.

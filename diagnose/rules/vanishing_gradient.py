@@ -43,9 +43,9 @@ class VanishingGradient(Rule):
     those of the last a thousand times as fast. Besides, in a run that has come down by less than `still` after twice
     `steps`: an nn.RNN over T steps whose recurrent weights have a gain (standard deviation x sqrt(width), about their
     spectral radius, the most that a tanh lets through) that to the power of T - 1 is below `resolution`. Where outputs
-    did not differ between samples (see learnt.alike), what the loss was then counts as its first level: a constant is
-    not learnt. Silent once the loss has come down by `works` and still does, or by `done`, or the gradients of the
-    first layers are back and were not dead, while the run stood still, for half of it.
+    hardly differ between samples (by a twentieth of the targets' spread, or of a logit), what the loss was then counts
+    as its first level: a constant is not learnt. Silent once the loss has come down by `works` and still does, or by
+    `done`, or the gradients of the first layers are back and were not dead, while the run stood still, for half of it.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual, replace-recurrent,
     swap-optimizer.
     Known limits: needs the training loss and at least `least_layers` weight matrices with a gradient; layers whose

@@ -29,7 +29,7 @@ def test_the_whole_run_leads_nowhere() -> None:
 
 def test_how_long_a_run_will_be_counts() -> None:
     assert look([2.3] * 300, [1e-4] * 300, total_steps=3_000) == []
-    assert look([2.3] * 300, [1e-4] * 300) == []  # as long again makes 0.06
+    assert look([2.3] * 300, [3e-4] * 300) == []  # as long again makes 0.18
 
 
 def test_a_rate_on_its_way_up_is_waited_for() -> None:

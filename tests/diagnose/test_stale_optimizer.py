@@ -64,7 +64,7 @@ def test_an_optimizer_that_nobody_told_us_of_is_healthy() -> None:
 
 
 def test_parameters_that_are_not_the_models_prove_it() -> None:
-    [sick] = StaleOptimizer.sick
+    sick = StaleOptimizer.sick[0]
     history = History.of(
         layers=sick.architecture.values(),
         facts={"not_in_optimizer": ["reader.weight"], "not_in_model": 2},
