@@ -110,7 +110,7 @@ def target_spread(history: History, until: float = math.inf) -> float:
     """
     within = _measured(history, "target/std", until)
     size = history.facts.get("batch_size")
-    if not isinstance(size, int) or size >= 16 or "target/mean" not in history or not within >= 0:
+    if not isinstance(size, int) or size > 32 or "target/mean" not in history or not within >= 0:
         return within
     steps, means = history.series("target/mean")
     means = means[(steps <= until) & np.isfinite(means)]

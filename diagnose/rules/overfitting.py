@@ -40,14 +40,14 @@ class Overfitting(Rule):
     differences and that around a straight line since the best). It is there to stay, by one of two tests with a chance
     below `p_value` (a k-th of it at the k-th look, and still at the end): the values from the best on rise (Kendall's
     tau against time, one-sided), or all of the newer half of them lie above it (by the lowest of them, as if `least`
-    were independent). The training loss fell meanwhile, by `fall` and beyond its noise. And it matters: `given_back` of
-    all that had been gained (first loss of the run minus the best) is lost (twice that where less than half of the run
-    lies behind the best), or the loss is `multiple` times its best. An accuracy that is no worse asks for `severe` in
-    place of `given_back`, and silences it where the best is below `solved` of the first loss; there, where no accuracy
-    is known, the loss must be that multiple; where the accuracy became worse too, by two standard errors, any rise by
-    `rise` counts. Of a validation set with accuracies only, the same of 1 - accuracy, beyond its standard error. A
-    warning where the accuracy is no worse, or less than `severe` of the gain is lost. Silent again once the loss is
-    back at its best.
+    were independent). The training loss fell meanwhile, by `fall` and beyond its noise, and lies below what it was
+    before the best. And it matters: `given_back` of all that had been gained (first loss of the run minus the best) is
+    lost (twice that where less than half of the run lies behind the best), or the loss is `multiple` times its best. An
+    accuracy that is no worse asks for `severe` in place of `given_back`, and silences it where the best is below
+    `solved` of the first loss; there, where no accuracy is known, the loss must be that multiple; where the accuracy
+    became worse too, by two standard errors, any rise by `rise` counts. Of a validation set whose loss is not logged,
+    or is above its best and tells nothing of this, the same of 1 - accuracy, beyond its standard error. A warning where
+    the accuracy is no worse, or less than `severe` of the gain is lost. Silent again once the loss is back at its best.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
@@ -99,15 +99,20 @@ class Overfitting(Rule):
 
     def unmet(self, history: History) -> str | None:
         """Needs a training loss and at least one validation loss or accuracy."""
-        known = _validation_losses(history) or _lone_accuracies(history)
+        known = _validation_losses(history) or _accuracies_of_sets(history)
         return super().unmet(history) or (None if known else "no validation loss in this history")
 
     def check(self, history: History) -> Iterator[Finding]:
         start = _level(history.series("train/loss").values)
+        told = set()
         for name in _validation_losses(history):
             known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
-            yield from self._judged(history, name, history.series(name), start, known)
-        for name in _lone_accuracies(history):
+            for finding in self._judged(history, name, history.series(name), start, known):
+                told.add(_accuracy_of(name))
+                yield finding
+        for name in _accuracies_of_sets(history):
+            if name in told or not _loss_is_up(history, name.removesuffix("accuracy") + "loss"):
+                continue
             steps, values = history.series(name)
             whole = 100.0 if np.nanmax(values, initial=0.0) > 1 else 1.0
             yield from self._judged(history, name, Series(steps, 1 - values / whole), -np.inf, None, of_errors=True)
@@ -182,13 +187,15 @@ class Overfitting(Rule):
         now = np.full(len(values), -np.inf)
         now[self.smooth - 1 :] = np.median(sliding_window_view(values, self.smooth), axis=1)
         overcome = _overcome(now[self.smooth - 1 : best])
+        samples = _samples(values) if of_errors else math.inf
 
         def rise_at(i: int) -> float | None:
             """The chance of a rise like that until then; ``None`` where it is too small or within the noise."""
             known = values[: i + 1]
             sigma = self._noise(known, best)
             if of_errors:
-                sigma = max(sigma, _doubt(known))
+                rate = float(np.median(known))
+                sigma = max(sigma, (rate * (1 - rate) / samples) ** 0.5)
             level = self._level_at(known, best, sigma)
             if not now[i] - level > max(self.rise * abs(level), floor, overcome, self.sigmas * sigma):
                 return None
@@ -257,12 +264,12 @@ class Overfitting(Rule):
         return max(noise(values[-self.recent :]), around)
 
     def _training_fell(self, history: History, best: int, now: int) -> bool:
-        """Whether the training loss of the second half of the time since the best evaluation is below the first's."""
+        """Whether the training loss went on falling since the best evaluation, and lies below what it was then."""
         steps, values = history.series("train/loss")
-        ends = np.searchsorted(steps, [best, (best + now) // 2, now], side="right")
-        first, second = (values[begin:end] for begin, end in itertools.pairwise(ends))
-        first, second = (thinned(part[np.isfinite(part)]) for part in (first, second))
-        if not len(first) or not len(second):
+        ends = np.searchsorted(steps, [2 * best - now, best, (best + now) // 2, now], side="right")
+        before, first, second = (values[begin:end] for begin, end in itertools.pairwise(ends))
+        before, first, second = (thinned(part[np.isfinite(part)]) for part in (before, first, second))
+        if not len(first) or not len(second) or (len(before) and np.median(second) > np.median(before)):
             return False
         fell = float(np.median(first) - np.median(second))
         doubt = noise(np.concatenate([first, second])) * (1 / len(first) + 1 / len(second)) ** 0.5
@@ -315,11 +322,15 @@ def _validation_losses(history: History) -> list[str]:
     return [name for name in history.names() if name.startswith("validation/") and name.endswith("/loss")]
 
 
-def _lone_accuracies(history: History) -> list[str]:
-    """Accuracies of validation sets whose loss is not logged."""
-    names = history.names()
-    found = [name for name in names if name.startswith("validation/") and name.endswith("accuracy")]
-    return [name for name in found if name.removesuffix("accuracy") + "loss" not in names]
+def _accuracies_of_sets(history: History) -> list[str]:
+    return [name for name in history.names() if name.startswith("validation/") and name.endswith("/accuracy")]
+
+
+def _loss_is_up(history: History, name: str) -> bool:
+    """Whether a loss is above its best, or not known."""
+    losses = history.series(name).values if name in history else np.empty(0)
+    losses = losses[np.isfinite(losses)]
+    return not len(losses) or float(np.median(losses[-3:])) > float(losses.min())
 
 
 def _level(values: Array) -> float:
@@ -362,10 +373,20 @@ def _accuracies(accuracy: Series | None, best: int, smooth: int) -> tuple[float,
 
 
 def _doubt(accuracies: Array) -> float:
-    """Standard error of an accuracy: of how many samples it is shows in the smallest step between two values."""
+    """Standard error of an accuracy, by its noise and by how many samples it is the share of."""
     values = accuracies[np.isfinite(accuracies)]
     whole = 100.0 if values.max(initial=0.0) > 1 else 1.0
-    steps = np.diff(np.unique(values / whole))
     rate = float(np.clip(np.median(values / whole), 0, 1)) if len(values) else 0.0
-    resolution = float(steps[steps > 1e-6].min(initial=1.0))
-    return float(whole * max(noise(values / whole), (rate * (1 - rate) * min(resolution, 0.1)) ** 0.5))
+    return float(whole * max(noise(values / whole), (rate * (1 - rate) / _samples(values / whole)) ** 0.5))
+
+
+def _samples(shares: Array) -> float:
+    """Of how many samples values are shares: the least number that makes all of them whole; else by their distance."""
+    some = np.unique(shares)[:16]
+    counts = np.arange(10, 10_001)
+    off = np.abs(some[:, None] * counts - np.rint(some[:, None] * counts)).max(axis=0, initial=0.0)
+    fit = np.flatnonzero(off < 0.01)
+    if len(some) > 3 and len(fit):
+        return float(counts[fit[0]])
+    steps = np.diff(some)
+    return 1 / float(min(steps[steps > 1e-6].min(initial=1.0), 0.1))
