@@ -1,6 +1,7 @@
 """Controlled trials: from one state, on the same batches with the same random numbers, with each change and without."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,17 @@ class Result:
     steps: int
     lowering: frozenset[str] = frozenset()
     """Acts that lower the rate, which looks better at once."""
+
+    def of(self, remedy: Remedy) -> Comparison | None:
+        """How one act did, if it was tried."""
+        return next((told for (other, _), told in self.compared if other.name == remedy.name), None)
+
+    def ordered(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Who has won first, then the others in their order; with what was measured of them."""
+        led = [pair for pair, told in self.compared if told.won]
+        names = {remedy.name for remedy, _ in led}
+        measured = {remedy.name: change for (remedy, change), _ in self.compared}
+        return led + [(r, measured.get(r.name, change)) for r, change in candidates if r.name not in names]
 
 
 @dataclass(frozen=True)
@@ -255,6 +267,13 @@ class Controlled:
         share = self.settings.trial_budget_failing if self.failing(finding) else self.settings.trial_budget
         allowed = max(share * total, FREE) - self.spent
         return total, min(allowed, total - done) if isinstance(known, int) else allowed
+
+    def fitted(self, plan: Plan, finding: Finding) -> Plan:
+        """The plan with as many of its candidates as can be paid for now: measuring has cost steps as well."""
+        arms, (_, allowed) = len(plan.candidates), self._allowed(finding)
+        while arms > 1 and (self._cost_of_first(arms) if plan.short else self._cost(arms, plan.horizons[-1])) > allowed:
+            arms -= 1
+        return dataclasses.replace(plan, candidates=plan.candidates[:arms])
 
     def _cost(self, arms: int, last: int) -> float:
         """Steps, at most: each arm with its judging, and for each a control that is cooled down at the end."""

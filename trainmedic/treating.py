@@ -393,7 +393,8 @@ class Treating:
             candidates = self._measured(finding, plan.candidates)
             if len(candidates) < len(plan.candidates):
                 self._note_tried(finding, plan.candidates)
-            return self.controlled.run_trial(dataclasses.replace(plan, candidates=candidates)) if candidates else None
+            fitted = self.controlled.fitted(dataclasses.replace(plan, candidates=candidates), finding)
+            return self.controlled.run_trial(fitted) if candidates else None
         except Exception as error:  # in the arm without any change
             self.refused["controlled trial"] = _reason(error)
             self.controlled.give_up(f"an untreated arm failed: {_reason(error)}")
@@ -429,30 +430,32 @@ class Treating:
         ``seen``: how they did in the first steps beside an untreated copy. Who trails it is not tried, who leads it has
         its turn first.
         """
-        candidates = pending.candidates
-        told = {remedy.name: (change, comparison) for (remedy, change), comparison in seen.compared} if seen else {}
-        if seen is not None:
-            led = [pair for pair, comparison in seen.compared if comparison.won]
-            rest = [(r, told[r.name][0] if r.name in told else c) for r, c in candidates if (r, c) not in led]
-            candidates = led + [pair for pair in rest if pair[0].name not in {remedy.name for remedy, _ in led}]
-        for remedy, change in candidates:
-            ahead = ""
-            if seen is not None and remedy.name in told:
-                comparison = told[remedy.name][1]
-                if not comparison.effect > -LEAST_EFFECT:
-                    self._note_tried(pending.finding, [(remedy, change)] * DOSES)
-                    self.refused[remedy.name] = comparison.reason
-                    continue
-                if comparison.won and (remedy.name not in seen.lowering or self.controlled.failing(pending.finding)):
-                    ahead = f"{100 * comparison.effect:.2g} % below an untreated copy after {seen.horizons[0]} steps"
-            if not self._time_left(pending.finding, remedy):
+        finding = pending.finding
+        for remedy, change in seen.ordered(pending.candidates) if seen else pending.candidates:
+            found = seen.of(remedy) if seen else None
+            if found is not None and not found.effect > -LEAST_EFFECT:
+                self._note_tried(finding, [(remedy, change)] * DOSES)
+                self.refused[remedy.name] = found.reason
                 continue
-            if not ahead and self._reckless(pending.finding, remedy):
+            ahead = self._ahead(finding, remedy, seen)
+            if not self._time_left(finding, remedy) or (not ahead and self._reckless(finding, remedy)):
                 continue
-            measured = [(remedy, change)] if told else self._measured_at(base, now, pending.finding, remedy, change)
+            known = [(remedy, change)] if found else self._measured_at(base, now, finding, remedy, change)
             cost = seen.steps if seen else 0
-            if measured and self._apply(pending.finding, *measured[0], uncontrolled, base, now, ahead, cost):
+            if known and self._apply(finding, *known[0], uncontrolled, base, now, ahead, cost):
                 return
+
+    def _ahead(self, finding: Finding, remedy: Remedy, seen: Result | None) -> str:
+        """By how much it leads an untreated copy, if it does; a lower rate looks better at once, and does not count.
+
+        But in a run that is failing: there the noise of its steps is not what holds the loss up.
+        """
+        found = seen.of(remedy) if seen is not None else None
+        if seen is None or found is None or not found.won:
+            return ""
+        if remedy.name in seen.lowering and not self.controlled.failing(finding):
+            return ""
+        return f"{100 * found.effect:.2g} % below an untreated copy after {seen.horizons[0]} steps"
 
     def _screened(self, pending: Pending, plan: Plan, base: State, now: State) -> None:
         """See how the candidates do in the first steps beside an untreated copy, and try them in that order."""
