@@ -128,26 +128,24 @@ class FrozenLayer(Rule):
         if "update_ratio" not in history:
             return
         gradients, updates = history.layers("gradient_norm"), history.layers("update_ratio")
-        moved = [name for name in updates.layers if (updates.column(name).values > 0).any()]
+        measured, moved = (~np.isnan(updates.values)).sum(axis=0), (np.nan_to_num(updates.values) > 0).any(axis=0)
+        resting = {updates.layers[i] for i in np.flatnonzero(~moved & (measured >= self.patience))}
+        if not resting or not moved.any():
+            return
+        pulled = (np.nan_to_num(gradients.values) > 0).sum(axis=0) >= self.patience
+        resting &= {gradients.layers[i] for i in np.flatnonzero(pulled)}
         for modules in _models(history):
-            still = {}
-            for module, names in modules.items():
-                if _matrix(history, names) is None or not set(names) <= set(updates.layers) & set(gradients.layers):
-                    continue
-                columns = [updates.column(name) for name in names]
-                pulled = all((gradients.column(name).values > 0).sum() >= self.patience for name in names)
-                if pulled and all(len(c.values) >= self.patience and not c.values.any() for c in columns):
-                    still[module] = columns
+            still = [m for m, names in modules.items() if set(names) <= resting and _matrix(history, names) is not None]
             weights = [name for module in still for name in modules[module]]
-            if not still or not moved or not untrained(history, weights):
+            if not still or not untrained(history, weights):
                 continue
-            steps = next(iter(still.values()))[0].steps
+            steps = updates.column(weights[0]).steps
             yield self.finding(
                 step=steps[0],
                 detected_at=steps[self.patience - 1],
-                where=list(still),
+                where=still,
                 severity=Severity.WARNING if learnt(history) > self.works else Severity.ERROR,
-                message=f"{len(still)} modules ({', '.join(list(still)[:3])}) get gradients, and the optimizer holds "
+                message=f"{len(still)} modules ({', '.join(still[:3])}) get gradients, and the optimizer holds "
                 "them, but no step has moved them",
                 evidence=[Evidence(name="measurements without an update", value=len(steps), limit=self.patience)],
                 advice=self.still_advice,
