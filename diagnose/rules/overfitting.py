@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
-from trainmedic.diagnose.robust import Array, noise, thinned
+from trainmedic.diagnose.robust import (
+    Array,
+    chance_level,
+    holds_since,
+    median,
+    noise,
+    preceding_median,
+    share_done,
+    thinned,
+)
 from trainmedic.history import History, Series
 
 LOWEST_OF_THREE = 0.85
@@ -31,6 +40,8 @@ class Turn(NamedTuple):
 class Overfitting(Rule):
     """A validation loss that rises from its best, beyond its noise, while the training loss goes on falling.
 
+    Or one that stands far from a training that has learnt its samples by heart.
+
     Why it is bad: what is learnt from there on is the training set itself; every further step costs and makes it worse.
     Usual causes: too few data for the size of the model; wrong labels that can be memorised; no regularisation;
     training for too long.
@@ -48,6 +59,9 @@ class Overfitting(Rule):
     became worse too, by two standard errors, any rise by `rise` counts. Of a validation set whose loss is not logged,
     or is above its best and tells nothing of this, the same of 1 - accuracy, beyond its standard error. A warning where
     the accuracy is no worse, or less than `severe` of the gain is lost. Silent again once the loss is back at its best.
+    Also a warning: less than `learnt` of the loss of the best constant answer is left in training, more than `unlearnt`
+    in validation, and that has not come down by half of `rise` from the middle third of six evaluations or more to the
+    newest quarter, after half of the run.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
@@ -89,6 +103,8 @@ class Overfitting(Rule):
         0.2, gt=0, lt=1, description="best loss over the first, below which only a worse accuracy counts (four fifths)"
     )
     severe: float = Field(0.1, gt=0, le=1, description="the same, from which it is an error (a tenth matters)")
+    learnt: float = Field(0.05, gt=0, lt=1, description="loss over that of knowing nothing, in training (a twentieth)")
+    unlearnt: float = Field(0.3, gt=0, lt=1, description="the same in validation (six times as much is left)")
     multiple: float = Field(2.0, gt=1, description="validation loss over its best, factor, where no accuracy is known")
     sigmas: float = Field(3.0, gt=0, description="rise, standard deviations of its own noise (three-sigma rule)")
     p_value: float = Field(0.01, gt=0, lt=1, description="chance of such a trend in values without order (convention)")
@@ -107,7 +123,8 @@ class Overfitting(Rule):
         told = set()
         for name in _validation_losses(history):
             known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
-            for finding in self._judged(history, name, history.series(name), start, known):
+            found = list(self._judged(history, name, history.series(name), start, known))
+            for finding in found or self._left_behind(history, name):
                 told.add(_accuracy_of(name))
                 yield finding
         for name in _accuracies_of_sets(history):
@@ -116,6 +133,43 @@ class Overfitting(Rule):
             steps, values = history.series(name)
             whole = 100.0 if np.nanmax(values, initial=0.0) > 1 else 1.0
             yield from self._judged(history, name, Series(steps, 1 - values / whole), -np.inf, None, of_errors=True)
+
+    def _left_behind(self, history: History, name: str) -> Iterator[Finding]:
+        """Training has learnt nearly all of its task, and validation stands far from it."""
+        steps, values = history.series(name)
+        steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
+        chance = chance_level(history)
+        if chance is None or not chance > 0 or not len(steps):
+            return
+        at, losses = history.series("train/loss")
+        here = preceding_median(losses, 10)[np.clip(np.searchsorted(at, steps), 0, len(at) - 1)] / chance
+
+        def judged(i: int) -> bool:
+            known = values[: i + 1]
+            done = share_done(history, int(steps[i]))
+            if len(known) < 6 or not here[i] < self.learnt or (done is not None and done < 0.5):
+                return False
+            now, middle = (median(part) for part in (known[-max(3, i // 4) :], known[i // 3 : 2 * i // 3 + 1]))
+            return now > self.unlearnt * chance and now > (1 - self.rise / 2) * middle
+
+        since = holds_since(judged, steps)
+        if since is None:
+            return
+        best, now = int(np.argmin(values)), median(values[-max(3, len(values) // 4) :])
+        left, apart = 100 * float(here[-1]), 100 * now / chance
+        yield self.finding(
+            step=steps[best],
+            detected_at=steps[since],
+            where=(name,),
+            severity=Severity.WARNING,
+            message=f"training has learnt {100 - left:.0f} % of its task, and {name} stands at {now:.4g}, "
+            f"{apart:.0f} % of that of the best constant answer",
+            evidence=[
+                Evidence(name="left to learn in training", value=left, limit=100 * self.learnt, unit="%"),
+                Evidence(name="left in validation", value=apart, limit=100 * self.unlearnt, unit="%"),
+            ],
+            confidence=0.7,
+        )
 
     def _judged(
         self,

@@ -176,3 +176,13 @@ def test_a_long_log_is_judged_in_a_moment() -> None:
     start = time.process_time()
     look(history)
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(("apart", "told"), [(0.5, True), (0.2, False)])
+def test_what_is_learnt_by_heart_only_need_not_rise(apart: float, told: bool) -> None:
+    facts = {"loss": "MSELoss", "reduction": "mean", "total_steps": 40}
+    history = History.of(train_loss=list(np.geomspace(1.0, 1e-4, 40)), target_std=[1.0] * 40, facts=facts)
+    history.add_series("validation/loss", range(3, 40, 4), [0.9, *(apart + 0.01 * (-1) ** np.arange(9))])
+    assert bool(look(history)) == told
+    history.add_series("validation/loss", range(3, 40, 4), np.geomspace(0.9, 0.4, 10))  # it comes down
+    assert look(history) == []
