@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import (
     Array,
     chance_level,
@@ -25,6 +26,8 @@ from trainmedic.history import History, Series
 
 LOWEST_OF_THREE = 0.85
 """How many standard deviations the lowest of three normal values lies below their level, on average."""
+LEARNT = 0.1
+"""Share of the training task below which nothing was learnt by heart either."""
 MEDIAN_OVER_MEAN = 1.2533
 """Standard error of a median by that of a mean, of normal values: sqrt(pi / 2)."""
 
@@ -52,16 +55,16 @@ class Overfitting(Rule):
     below `p_value` (a k-th of it at the k-th look, and still at the end): the values from the best on rise (Kendall's
     tau against time, one-sided), or all of the newer half of them lie above it (by the lowest of them, as if `least`
     were independent). The training loss fell meanwhile, by `fall` and beyond its noise, and lies below what it was
-    before the best. And it matters: `given_back` of all that had been gained (first loss of the run minus the best) is
-    lost (twice that where less than half of the run lies behind the best), or the loss is `multiple` times its best. An
-    accuracy that is no worse asks for `severe` in place of `given_back`, and silences it where the best is below
-    `solved` of the first loss; there, where no accuracy is known, the loss must be that multiple; where the accuracy
-    became worse too, by two standard errors, any rise by `rise` counts. Of a validation set whose loss is not logged,
-    or is above its best and tells nothing of this, the same of 1 - accuracy, beyond its standard error. A warning where
-    the accuracy is no worse, or less than `severe` of the gain is lost. Silent again once the loss is back at its best.
-    Also a warning: less than `learnt` of the loss of the best constant answer is left in training, more than `unlearnt`
-    in validation, and that has not come down by half of `rise` from the middle third of six evaluations or more to the
-    newest quarter, after half of the run.
+    before the best; a tenth of the training task has been learnt, where that is known. And it matters: `given_back` of
+    all that had been gained (first loss of the run minus the best) is lost (twice that where less than half of the run
+    lies behind the best), or the loss is `multiple` times its best. An accuracy that is no worse asks for `severe` in
+    place of `given_back`, and silences it where the best is below `solved` of the first loss; there, where no accuracy
+    is known, the loss must be that multiple; where the accuracy became worse too, by two standard errors, any rise by
+    `rise` counts. Of a validation set whose loss is not logged, or is above its best and tells nothing of this, the
+    same of 1 - accuracy, beyond its standard error. A warning where the accuracy is no worse, or less than `severe` of
+    the gain is lost. Silent again once the loss is back at its best. Also a warning: less than `learnt` of the loss of
+    the best constant answer is left in training, more than `unlearnt` in validation, and that has not come down by half
+    of `rise` from the middle third of six evaluations or more to the newest quarter, after half of the run.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
@@ -119,6 +122,8 @@ class Overfitting(Rule):
         return super().unmet(history) or (None if known else "no validation loss in this history")
 
     def check(self, history: History) -> Iterator[Finding]:
+        if learnt(history) < LEARNT:
+            return  # training has got nowhere itself
         start = _level(history.series("train/loss").values)
         told = set()
         for name in _validation_losses(history):

@@ -88,11 +88,14 @@ def line_for_xor(sick: bool) -> Training:
     return Training(model, momentum(model, 0.1), products(), epochs=20)
 
 
-@sick("TM502", "noise of twenty times the images, in a loss of one's own", family="mlp", data="digits", symptoms=SMALL)
+@sick(
+    "TM502", "noise of a dozen times the images, in a loss of one's own", family="mlp", data="digits", also=("TM406",),
+    symptoms=SMALL,
+)  # fmt: skip
 def drowned(sick: bool) -> Training:
     def objective(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
-        return F.cross_entropy(model(x + (8.0 if sick else 0.1) * torch.randn_like(x)), y)
+        return F.cross_entropy(model(x + (5.0 if sick else 0.1) * torch.randn_like(x)), y)
 
     model = mlp(64, 64, 10)
     return Training(model, adam(model), digits(), objective=objective, epochs=25)
