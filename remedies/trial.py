@@ -233,10 +233,10 @@ class SequentialTrial(Trial):
         late = after[len(after) // 2 :]
         treated = float(np.median(late))
         if self.base is not None and len(before) >= len(after):
-            ages = (before[len(after) // 2 : len(after)], before[-len(after) // 2 :])  # of the same age, and the newest
-            before = min(ages, key=lambda values: float(np.median(values)))
-            control = expected = float(np.median(before))
-            error = _error(before)
+            newest = before[-len(after) // 2 :]
+            before = before[len(after) // 2 : len(after)]  # of the same age
+            control = float(np.median(before))
+            expected, error = min(control, float(np.median(newest))), _error(before)
         else:
             control = float(np.median(before))
             expected, error = self._heading(before, len(after) * 3 / 4)

@@ -18,7 +18,6 @@ import numpy as np
 
 from trainmedic.controlled import FEW, NO_GAIN, Controlled, Plan, Result
 from trainmedic.diagnose import Finding
-from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import rejected_steps
 from trainmedic.history import History
 from trainmedic.remedies._state import State
@@ -38,8 +37,6 @@ IN_VAIN = 2
 """Changes that are tried without a control, and undone, in a run that is getting somewhere."""
 DOSES = 10
 """More than any act has: one whose first dose trails has no other turn."""
-LITTLE = 0.1
-"""Share of the task that a failing run may lose which is put back to where it was well."""
 SETTLED = 10
 """Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
@@ -610,7 +607,9 @@ class Treating:
     def _nothing_to_lose(self, finding: Finding, healthy: State) -> bool:
         """Whether what came after a state is worth nothing: little was learnt, or units were lost for good."""
         failing = self.controlled.failing(finding)
-        if failing and (learnt(self.run.history) < LITTLE or finding.name in BY_STEPS):
+        if finding.name in SkipStep.treats:
+            return False  # what was held off has left nothing behind
+        if self.controlled.knows_nothing() or (failing and finding.name in BY_STEPS):
             return True
         return (failing or self._young) and self._no_better(healthy, self.run.step)
 
