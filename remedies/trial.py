@@ -232,15 +232,16 @@ class SequentialTrial(Trial):
     def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
         late = after[len(after) // 2 :]
         treated = float(np.median(late))
-        if self.base is not None and len(before) >= len(after):
-            newest = before[-len(after) // 2 :]
-            before = before[len(after) // 2 : len(after)]  # of the same age
+        if self.base is not None:  # it had come to nothing: no trend leads on from there
+            newest = before[-max(len(before) // 3, self.FEW) :]
+            before = before[len(after) // 2 : len(after)] if len(before) >= len(after) else newest  # of the same age
             control = float(np.median(before))
             expected, error = min(control, float(np.median(newest))), _error(before)
         else:
             control = float(np.median(before))
             expected, error = self._heading(before, len(after) * 3 / 4)
-            expected = min(control, expected)
+            if expected >= control:  # it does not fall
+                expected, error = control, _error(before)
         numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
         noise = 3 * float(np.hypot(error, _error(late)))
         promised, come = control - expected, control - treated
