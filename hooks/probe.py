@@ -141,6 +141,9 @@ class Probe:
             [(n, p) for n, p in self.parameters if owner.get(id(p)) == i] for i in range(len(self.optimizers))
         ]
         self.observed["not_in_optimizer"] = [n for n, p in self.parameters if p.requires_grad and id(p) not in owner]
+        known = {id(p) for _, p in self.parameters}
+        held = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        self.observed["not_in_model"] = [list(p.shape) for p in held if id(p) not in known]
         self._gradients = Gradients(self.parameters)
         self._known = self._fingerprint()
         if self._handles:

@@ -36,11 +36,11 @@ class StaleOptimizer(Rule):
     rebuilt; only some of the modules were handed to it.
     Formula: a trainable parameter is in no optimizer, had a gradient in `patience` measurements, and the standard
     deviation of its elements has not moved since the start (somebody else's optimizer would move it, in `spreads`
-    readings); and either the optimizer holds parameters that are not the model's, or the last matrix of the model is
-    among them and others are not (nobody trains a body under a head that stays as it was drawn), or these matrices are
-    still as torch, He or Glorot draw them, within 3.5 standard errors (trained weights are not: whoever trains only the
-    head of a trained model may leave the rest out on purpose). An error, but a warning where `works` of the task has
-    been learnt all the same.
+    readings); and either the optimizer holds parameters of the same shapes that are not the model's, or the last matrix
+    of the model is among them and others are not (nobody trains a body under a head that stays as it was drawn), or
+    these matrices are still as torch, He or Glorot draw them, within 3.5 standard errors (trained weights are not:
+    whoever trains only the head of a trained model may leave the rest out on purpose). An error, but a warning where
+    `works` of the task has been learnt all the same.
     Remedies: adopt-parameters.
     Known limits: needs a live run, and parameters that were there when watching began. Random features that stay random
     on purpose look the same unless requires_grad is off.
@@ -86,8 +86,7 @@ class StaleOptimizer(Rule):
         table = history.layers("gradient_norm")
         orphans = [name for name in history.facts["not_in_optimizer"] if name in table.layers]
         hit = {name: seen for name in orphans if (seen := self._reached(table, name)) is not None}
-        foreign = int(history.facts.get("not_in_model", 0))
-        by_mistake = foreign or untrained(history, hit) or _on_top(history, hit)
+        by_mistake = _replaced(history, hit) or untrained(history, hit) or _on_top(history, hit)
         if not hit or not self._stay(history, list(hit)) or not by_mistake:
             return
         elements = sum(int(np.prod(history.architecture[n].shape)) for n in hit if n in history.architecture)
@@ -141,6 +140,13 @@ class StaleOptimizer(Rule):
         _reader((3 * 64) ** -0.5, [float("nan")] * 30, ["reader.weight"]),  # unused, or frozen: no gradient
         _reader((3 * 64) ** -0.5, [0.1] * 30, ["reader.weight"], moves=1e-3),  # an optimizer that nobody told us of
     )
+
+
+def _replaced(history: History, orphans: Collection[str]) -> bool:
+    """Whether the optimizer holds other parameters of all these shapes: those of the model that this is a copy of."""
+    held = {tuple(shape) for shape in history.facts.get("not_in_model", ())}
+    shapes = [history.architecture[name].shape for name in orphans if name in history.architecture]
+    return held.issuperset(shapes) and any(len(shape) > 1 for shape in shapes)
 
 
 def _on_top(history: History, orphans: Collection[str]) -> bool:
