@@ -44,10 +44,10 @@ class ValidationMismatch(Rule):
     variance of the targets), and in at least `evaluations` evaluations, over at least `share` of the run, the best
     validation loss was above `level` of that of chance (all classes alike, or the variance), and the best accuracy,
     where it is known, less than `skilled` of the way from the commonest class to 1; an accuracy does not help where the
-    loss was there within the first epoch, when training knew `learns` of its task from samples seen once. Or, of
-    squared errors: nearly all of the task has been learnt (`nearly`), and the last three validation losses are above
-    `unrelated` times the variance of the targets: predictions of that spread which have nothing to do with the targets
-    err by twice it.
+    loss was there within the first epoch, when training knew `learns` of its task from samples seen once. Where
+    training knew `at_once` of it by then, and validation did not, that is enough to have learnt. Or, of squared errors:
+    nearly all of the task has been learnt (`nearly`), and the last three validation losses are above `unrelated` times
+    the variance of the targets: predictions of that spread which have nothing to do with the targets err by twice it.
     Remedies: match-validation, fix-labels.
     Known limits: needs a live run that knows targets or classes: from curves alone a mismatch cannot be told from
     overfitting, or from a validation loss that is defined differently.
@@ -68,6 +68,9 @@ class ValidationMismatch(Rule):
     )
 
     learns: float = Field(0.5, gt=0, le=1, description="share of the training task that is learnt (half of it)")
+    at_once: float = Field(
+        0.25, gt=0, le=1, description="share that is learnt of samples seen once (a quarter: far beyond noise)"
+    )
     evaluations: int = Field(4, ge=2, description="evaluations (running statistics may need a few)")
     share: float = Field(0.1, ge=0, lt=1, description="share of the run that has passed (a tenth, where it is known)")
     level: float = Field(
@@ -93,7 +96,7 @@ class ValidationMismatch(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         knows = learnt(history)
-        if not knows > self.learns:
+        if not knows > self.at_once:
             return
         guess = chance(history)
         for name in _validations(history):
@@ -124,22 +127,25 @@ class ValidationMismatch(Rule):
         guess = max(guess, _uniform(history))
         if len(seen.values) < self.evaluations or not seen.values.min() > self.level * guess:
             return None
+        needed = self.at_once if self._apart_at_once(history, seen, guess, self.at_once) else self.learns
+        if not learnt(history) > needed:
+            return None
         accuracy = name.removesuffix("loss") + "accuracy"
-        if accuracy in history and not self._at_once(history, seen, guess):
+        if accuracy in history and not self._apart_at_once(history, seen, guess, self.learns):
             commonest = _commonest(history)
             best = float(np.nanmax(np.nan_to_num(history.series(accuracy).values)))
             if not best < commonest + self.skilled * (1 - commonest):
                 return None
         since = history.first_step + self.share * float(history.facts.get("total_steps") or 0)
         late = seen.steps[self.evaluations - 1 :]
-        late = late[(late >= since) & (late >= self._learnt_by(history, self.learns))]
+        late = late[(late >= since) & (late >= self._learnt_by(history, needed))]
         if not len(late):
             return None
         value = float(seen.values.min()) / guess
         return int(late[0]), value, self.level, f"has never been better than chance: {value:.3g} times its loss at best"
 
-    def _at_once(self, history: History, seen: Series, guess: float) -> bool:
-        """Whether it was at that level while no sample had been seen twice, and training knew its task by then.
+    def _apart_at_once(self, history: History, seen: Series, guess: float, knew: float) -> bool:
+        """Whether it was at that level while no sample had been seen twice, and training ``knew`` its task by then.
 
         Nothing can be learnt by heart in the first epoch: there training and validation measure the same, if they do.
         """
@@ -150,7 +156,7 @@ class ValidationMismatch(Rule):
         train = history.series("train/loss")
         for step, value in zip(seen.steps[first], seen.values[first], strict=True):
             newest = train.values[train.steps <= step][-SPAN:]
-            if value > self.level * guess and median(newest) < (1 - self.learns) * guess:
+            if value > self.level * guess and median(newest) < (1 - knew) * guess:
                 return True
         return False
 
@@ -181,6 +187,7 @@ class ValidationMismatch(Rule):
         # pixels of 0 to 255, as training has them from 0 to 1: most are right, and the loss shows it within an epoch
         _apart([30.0, 33.0, 35.0, 40.0, 40.0, 40.0, 41.0, 41.0], [0.8] * 8, epoch=80),
         _apart([1.0, 0.7, 0.8, 1.5, 2.0, 2.1, 2.1, 2.1], train=0.01, loss="MSELoss"),
+        _apart([2.5, 2.6, 2.7, 2.8, 2.9, 2.9, 3.0, 3.0], train=1.3, epoch=80),  # in the first epoch
     )
     healthy: ClassVar = (
         _apart([1.5, 1.0, 0.6, 0.4, 0.3, 0.3, 0.3, 0.3]),
