@@ -54,17 +54,18 @@ class Overfitting(Rule):
     differences and that around a straight line since the best). It is there to stay, by one of two tests with a chance
     below `p_value` (a k-th of it at the k-th look, and still at the end): the values from the best on rise (Kendall's
     tau against time, one-sided), or all of the newer half of them lie above it (by the lowest of them, as if `least`
-    were independent). The training loss fell meanwhile, by `fall` and beyond its noise, and lies below what it was
-    before the best; a tenth of the training task has been learnt, where that is known. And it matters: `given_back` of
-    all that had been gained (first loss of the run minus the best) is lost (twice that where less than half of the run
-    lies behind the best), or the loss is `multiple` times its best. An accuracy that is no worse asks for `severe` in
-    place of `given_back`, and silences it where the best is below `solved` of the first loss; there, where no accuracy
-    is known, the loss must be that multiple; where the accuracy became worse too, by two standard errors, any rise by
-    `rise` counts. Of a validation set whose loss is not logged, or is above its best and tells nothing of this, the
-    same of 1 - accuracy, beyond its standard error. A warning where the accuracy is no worse, or less than `severe` of
-    the gain is lost. Silent again once the loss is back at its best. Also a warning: less than `learnt` of the loss of
-    the best constant answer is left in training, more than `unlearnt` in validation, and that has not come down by half
-    of `rise` from the middle third of six evaluations or more to the newest quarter, after half of the run.
+    were independent). The training loss fell meanwhile, by `fall` and beyond its noise, or has fallen below `half` of
+    the best validation loss and no higher than it was, and lies below what it was before the best; a tenth of the
+    training task has been learnt, where that is known. And it matters: `given_back` of all that had been gained (first
+    loss of the run minus the best) is lost (twice that where less than half of the run lies behind the best), or the
+    loss is `multiple` times its best. An accuracy that is no worse asks for `severe` in place of `given_back`, and
+    silences it where the best is below `solved` of the first loss; there, where no accuracy is known, the loss must be
+    that multiple; where the accuracy became worse too, by two standard errors, any rise by `rise` counts. Of a
+    validation set whose loss is not logged, or is above its best and tells nothing of this, the same of 1 - accuracy,
+    beyond its standard error. A warning where the accuracy is no worse, or less than `severe` of the gain is lost.
+    Silent again once the loss is back at its best. Also a warning: less than `learnt` of the loss of the best constant
+    answer is left in training, more than `unlearnt` in validation, and that has not come down by half of `rise` from
+    the middle third of six evaluations or more to the newest quarter, after half of the run.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
@@ -112,6 +113,12 @@ class Overfitting(Rule):
     sigmas: float = Field(3.0, gt=0, description="rise, standard deviations of its own noise (three-sigma rule)")
     p_value: float = Field(0.01, gt=0, lt=1, description="chance of such a trend in values without order (convention)")
     fall: float = Field(0.01, gt=0, lt=1, description="fall of the training loss since then, share (less is none)")
+    half: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="training loss over the best validation loss, if it falls no more (twice better by heart)",
+    )
     least: int = Field(4, ge=3, description="evaluations after the best one (4 rises in a row have p < 0.01)")
     recent: int = Field(200, ge=10, description="newest evaluations, for noise and trend (bounds the cost)")
     smooth: int = Field(3, ge=1, description="evaluations that are judged together (one outlier in three is outvoted)")
@@ -238,11 +245,14 @@ class Overfitting(Rule):
         best = len(values) - 1 - int(np.argmin(values[::-1])) if len(values) else 0  # of equal ones the last
         if len(values) - 1 - best < self.least:
             return None
-        floor = self.given_back * _gain(values, best, start)
-        long_ago = 2 * int(steps[best]) < int(steps[-1]) + history.first_step
-        floor = floor if long_ago else 2 * floor
-        if not of_errors:
-            floor = self._floor(values, best, start, floor, _accuracies(accuracy, int(steps[best]), self.smooth))
+        accuracies = _accuracies(accuracy, int(steps[best]), self.smooth)
+
+        def floor(i: int) -> float:
+            """The smallest rise that matters by then: the best has to be long ago, or the rise larger."""
+            long_ago = 2 * int(steps[best]) < int(steps[i]) + history.first_step
+            least = (1 if long_ago else 2) * self.given_back * _gain(values, best, start)
+            return least if of_errors else self._floor(values, best, start, least, accuracies)
+
         now = np.full(len(values), -np.inf)
         now[self.smooth - 1 :] = np.median(sliding_window_view(values, self.smooth), axis=1)
         overcome = _overcome(now[self.smooth - 1 : best])
@@ -256,7 +266,7 @@ class Overfitting(Rule):
                 rate = float(np.median(known))
                 sigma = max(sigma, (rate * (1 - rate) / samples) ** 0.5)
             level = self._level_at(known, best, sigma)
-            if not now[i] - level > max(self.rise * abs(level), floor, overcome, self.sigmas * sigma):
+            if not now[i] - level > max(self.rise * abs(level), floor(i), overcome, self.sigmas * sigma):
                 return None
             return min(self._trend(known, best), self._lasting(known, best, level, sigma))
 
@@ -268,7 +278,8 @@ class Overfitting(Rule):
             looks = i - best - self.least + 1
             if p_value is None or p_value >= self.p_value / looks:
                 continue
-            if self._training_fell(history, int(steps[best]), int(steps[i])):
+            above = -math.inf if of_errors else min(float(values[best]), start)
+            if self._training_went_on(history, int(steps[best]), int(steps[i]), above):
                 return Turn(best, i, p_value)
         return None
 
@@ -322,8 +333,12 @@ class Overfitting(Rule):
         around = float(np.std(since - since.mean() - slope * at, ddof=2))
         return max(noise(values[-self.recent :]), around)
 
-    def _training_fell(self, history: History, best: int, now: int) -> bool:
-        """Whether the training loss went on falling since the best evaluation, and lies below what it was then."""
+    def _training_went_on(self, history: History, best: int, now: int, above: float) -> bool:
+        """Whether the training loss went on falling since the best evaluation, and lies below what it was then.
+
+        Or it had fallen already, below half of the best validation loss and of its own start (the lower of the two is
+        ``above``), and stays there.
+        """
         steps, values = history.series("train/loss")
         ends = np.searchsorted(steps, [2 * best - now, best, (best + now) // 2, now], side="right")
         before, first, second = (values[begin:end] for begin, end in itertools.pairwise(ends))
@@ -332,7 +347,8 @@ class Overfitting(Rule):
             return False
         fell = float(np.median(first) - np.median(second))
         doubt = noise(np.concatenate([first, second])) * (1 / len(first) + 1 / len(second)) ** 0.5
-        return bool(fell > max(self.sigmas * MEDIAN_OVER_MEAN * doubt, self.fall * abs(np.median(first))))
+        by_heart = 0 <= np.median(second) < self.half * above and fell > -self.sigmas * MEDIAN_OVER_MEAN * doubt
+        return bool(by_heart or fell > max(self.sigmas * MEDIAN_OVER_MEAN * doubt, self.fall * abs(np.median(first))))
 
     sick: ClassVar = (
         History.of(
@@ -341,6 +357,11 @@ class Overfitting(Rule):
         ),
         # the best was the first: a large model on few data
         History.of(train_loss=list(np.geomspace(1.1, 0.05, 30)), validation_loss=list(np.linspace(1.11, 2.7, 30))),
+        # training is through with its samples, and validation goes on rising
+        History.of(
+            train_loss=[*np.geomspace(1, 0.1, 20), *[0.1, 0.101] * 20],
+            validation_loss=[*np.linspace(1.1, 0.5, 20), *np.linspace(0.51, 0.7, 40)],
+        ),
         # overconfident: the loss rises, the accuracy too
         History.of(
             train_loss=list(np.geomspace(2.3, 0.001, 40)),
