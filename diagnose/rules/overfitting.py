@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import (
     Array,
     chance_level,
+    correct_by_chance,
     holds_since,
     median,
     noise,
@@ -38,6 +39,10 @@ class Turn(NamedTuple):
     best: int
     sure: int
     p_value: float
+
+
+ACCURACIES = ("train/accuracy", "output/accuracy")
+"""Where the accuracy of training is found."""
 
 
 class Overfitting(Rule):
@@ -65,7 +70,8 @@ class Overfitting(Rule):
     beyond its standard error. A warning where the accuracy is no worse, or less than `severe` of the gain is lost.
     Silent again once the loss is back at its best. Also a warning: less than `learnt` of the loss of the best constant
     answer is left in training, more than `unlearnt` in validation, and that has not come down by half of `rise` from
-    the middle third of six evaluations or more to the newest quarter, after half of the run.
+    the middle third of six evaluations or more to the newest quarter, after half of the run; of a set of which only the
+    accuracy is known, the same of wrong answers.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
@@ -136,24 +142,32 @@ class Overfitting(Rule):
         for name in _validation_losses(history):
             known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
             found = list(self._judged(history, name, history.series(name), start, known))
-            for finding in found or self._left_behind(history, name):
+            chance = chance_level(history) or 0.0
+            for finding in found or self._left_behind(history, name, history.series(name), ("train/loss",), chance):
                 told.add(_accuracy_of(name))
                 yield finding
         for name in _accuracies_of_sets(history):
             if name in told or not _loss_is_up(history, name.removesuffix("accuracy") + "loss"):
                 continue
-            steps, values = history.series(name)
-            whole = 100.0 if np.nanmax(values, initial=0.0) > 1 else 1.0
-            yield from self._judged(history, name, Series(steps, 1 - values / whole), -np.inf, None, of_errors=True)
+            errors = _errors(history.series(name))
+            found = list(self._judged(history, name, errors, -np.inf, None, of_errors=True))
+            alone = name.removesuffix("accuracy") + "loss" not in history
+            chance = 1 - correct_by_chance(history, history.last_step)
+            yield from found or (self._left_behind(history, name, errors, ACCURACIES, chance) if alone else ())
 
-    def _left_behind(self, history: History, name: str) -> Iterator[Finding]:
-        """Training has learnt nearly all of its task, and validation stands far from it."""
-        steps, values = history.series(name)
-        steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
-        chance = chance_level(history)
-        if chance is None or not chance > 0 or not len(steps):
+    def _left_behind(
+        self, history: History, name: str, validation: Series, training: Sequence[str], chance: float
+    ) -> Iterator[Finding]:
+        """Training has learnt nearly all of its task, and validation stands far from it.
+
+        ``training``: where its loss, or its accuracy, is found; ``chance``: that of the best constant answer.
+        """
+        finite = np.isfinite(validation.values)
+        steps, values = validation.steps[finite], validation.values[finite]
+        known = next((one for one in training if one in history), None)
+        if known is None or not chance > 0 or not len(steps):
             return
-        at, losses = history.series("train/loss")
+        at, losses = history.series(known) if training != ACCURACIES else _errors(history.series(known))
         here = preceding_median(losses, 10)[np.clip(np.searchsorted(at, steps), 0, len(at) - 1)] / chance
 
         def judged(i: int) -> bool:
@@ -174,7 +188,8 @@ class Overfitting(Rule):
             detected_at=steps[since],
             where=(name,),
             severity=Severity.WARNING,
-            message=f"training has learnt {100 - left:.0f} % of its task, and {name} stands at {now:.4g}, "
+            message=f"training has learnt {100 - left:.0f} % of its task, and "
+            f"{name if training != ACCURACIES else f'1 - {name}'} stands at {now:.4g}, "
             f"{apart:.0f} % of that of the best constant answer",
             evidence=[
                 Evidence(name="left to learn in training", value=left, limit=100 * self.learnt, unit="%"),
@@ -347,7 +362,7 @@ class Overfitting(Rule):
             return False
         fell = float(np.median(first) - np.median(second))
         doubt = noise(np.concatenate([first, second])) * (1 / len(first) + 1 / len(second)) ** 0.5
-        by_heart = 0 <= np.median(second) < self.half * above and fell > -self.sigmas * MEDIAN_OVER_MEAN * doubt
+        by_heart = 0 <= np.median(second) < self.half * above and fell >= -self.sigmas * MEDIAN_OVER_MEAN * doubt
         return bool(by_heart or fell > max(self.sigmas * MEDIAN_OVER_MEAN * doubt, self.fall * abs(np.median(first))))
 
     sick: ClassVar = (
@@ -396,6 +411,12 @@ class Overfitting(Rule):
         # too few evaluations to tell
         History.of(train_loss=[1.0, 0.8, 0.6, 0.4], validation_loss=[0.9, 1.0, 1.1, 1.2]),
     )
+
+
+def _errors(accuracy: Series) -> Series:
+    """The share of wrong answers, whether the accuracy is one of 1 or of 100."""
+    whole = 100.0 if np.nanmax(accuracy.values, initial=0.0) > 1 else 1.0
+    return Series(accuracy.steps, 1 - accuracy.values / whole)
 
 
 def _validation_losses(history: History) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import trainmedic
 from trainmedic.diagnose import Finding, Severity
 from trainmedic.diagnose.rules.overfitting import Overfitting
-from trainmedic.history import History
+from trainmedic.history import History, Snapshot
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 FALLING = list(np.geomspace(2.3, 0.01, 40))
@@ -186,3 +186,23 @@ def test_what_is_learnt_by_heart_only_need_not_rise(apart: float, told: bool) ->
     assert bool(look(history)) == told
     history.add_series("validation/loss", range(3, 40, 4), np.geomspace(0.9, 0.4, 10))  # it comes down
     assert look(history) == []
+
+
+@pytest.mark.parametrize(("validation", "told"), [(0.6, True), (0.9, False)])
+def test_where_only_accuracies_are_known_they_tell_what_is_learnt_by_heart(validation: float, told: bool) -> None:
+    history = History.of(
+        train_loss=FALLING,
+        train_accuracy=np.linspace(0.1, 3.0, 40).clip(0, 0.99),
+        validation_accuracy=[*np.linspace(0.1, validation, 15), *[validation, validation + 0.004] * 12, validation],
+        facts={"loss": "CrossEntropyLoss", "classes": 10, "total_steps": 40},
+    )
+    for step in range(40):
+        history.record(Snapshot(step, layers={"label_share": {str(i): 0.1 for i in range(10)}}))
+    assert [finding.severity for finding in look(history)] == [Severity.WARNING] * told
+
+
+def test_training_that_is_through_with_its_samples_need_not_fall_any_more() -> None:
+    validation = [*np.linspace(2.0, 0.8, 10), *np.linspace(0.82, 1.3, 30)]
+    through, far = ([*np.geomspace(2.3, low, 10), *[low] * 30] for low in (0.2, 0.6))
+    assert look(History.of(train_loss=through, validation_loss=validation))
+    assert not look(History.of(train_loss=far, validation_loss=validation))
