@@ -34,7 +34,6 @@ class Backward:
         self._hook = _unserializable(lambda parameter: self._arrived(parameter))
         self._pass = -1  # the engine's number of the backward pass whose end is waited for
         self._learning = False
-        self._alone = True  # the process: nobody puts off anything until the pass has ended
 
     def watch(self, parameters: Sequence[nn.Parameter], looked_at: Sequence[nn.Parameter]) -> None:
         """Follow these parameters from now on; of ``looked_at``, what a few hold before a pass adds to it."""
@@ -85,7 +84,6 @@ class Backward:
         return [parameter for parameter in self._parameters if id(parameter) in chosen]
 
     def _add(self, parameters: Iterable[nn.Parameter]) -> None:
-        self._alone = ranks.processes() == 1
         for parameter in filter(_follows, parameters):  # the user may freeze and thaw them at any time
             register: Any = parameter.register_post_accumulate_grad_hook
             self._handles.append(register(self._hook))
@@ -98,7 +96,7 @@ class Backward:
         number = torch._C._current_graph_task_id()
         if number != self._pass:  # not a flag: a pass that raises never calls back
             self._pass = number
-            self._queue(self._over if self._alone else self._arrived_all)
+            self._queue(self._over if ranks.processes() == 1 else self._arrived_all)
 
     def _arrived_all(self) -> None:
         """What others have put off until the end (the averaging of DDP) comes first: wait once more."""

@@ -343,8 +343,7 @@ class Probe:
         if "gradients" in self._off:
             return
         with self._guarded("gradients"):
-            if self.measuring:
-                self._trained = bool(self._trained) or any(model.training for model in self.models)
+            self._trained = self._trained or any(model.training for model in self.models)
             self._gradient_reading = Reading()
             norms = self._gradients.put(self._gradient_reading, self._scale(), full=self.measuring)
             if norms is not None:

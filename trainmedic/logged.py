@@ -16,22 +16,25 @@ class Logged:
     def __init__(self) -> None:
         self._numbers: dict[int, dict[str, list[float]]] = {}
         self._waiting: dict[int, Reading] = {}  # on other devices
-        self.alarming = False  # something that is not finite waits to be read
+        self.alarming = False  # something that is not finite, or not known yet, waits to be read
 
     def put(self, step: int, name: str, value: Any) -> None:
         """Take one value; ``UsageError`` if it is not a single real number."""
         number = scalar(name, value)
         if isinstance(number, torch.Tensor):
             self._waiting.setdefault(step, Reading()).put(name, number)
+            self.alarming = True
         else:
             self._numbers.setdefault(step, {}).setdefault(name, []).append(number)
             self.alarming |= not math.isfinite(number)
 
     def take(self, before: int | None = None) -> list[tuple[int, dict[str, float]]]:
         """Mean values of all steps before a given one (all there are, without it), in step order."""
-        self.alarming = False
         due = [step for step in {**self._numbers, **self._waiting} if before is None or step < before]
-        return [(step, self._means(step)) for step in sorted(due)]
+        taken = [(step, self._means(step)) for step in sorted(due)]
+        left = (number for values in self._numbers.values() for several in values.values() for number in several)
+        self.alarming = bool(self._waiting) or not all(map(math.isfinite, left))
+        return taken
 
     def _means(self, step: int) -> dict[str, float]:
         values = self._numbers.pop(step, {})

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -155,6 +156,8 @@ class Medic:
                 self._probe.ends.loss_logged(loss)
         for name, value in values.items():
             self._logged.put(at, f"train/{name}", value)
+        if step is not None:  # which of these belong to one value, the next end of a step decides, as ever
+            self._logged.alarming = True
 
     def log_validation(
         self, loss: Any = None, *, name: str = "validation", step: int | None = None, **metrics: Any
@@ -290,11 +293,6 @@ class Medic:
                 self._take(step, name, value)
         self._logged.send()
 
-    def _catch_up(self) -> None:
-        """Take over what can be had without waiting for a device."""
-        self._probe.hand_over(newest=False)
-        self._flush()
-
     def _take(self, step: int, name: str, value: float) -> None:
         self.history.add(name, step, value)
         if name.endswith("/loss") and value - value != 0:
@@ -303,7 +301,9 @@ class Medic:
 
     def _judge(self) -> Diagnosis:
         """Let the rules judge what is recorded; tell what is new."""
-        self._do("recording", self._catch_up)
+        # what can be had without waiting for a device
+        self._do("the last reading", partial(self._probe.hand_over, newest=False))
+        self._do("recording", self._flush)
         self.history.facts.update(self._probe.observed)
         since = self._treating.since
         diagnosis = self._do("judging", judge, self.history.since(since) if since else self.history, self._rules)

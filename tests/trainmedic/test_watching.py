@@ -239,3 +239,54 @@ def test_should_stop_is_never_true_with_fix_off() -> None:
             medic.log(float("nan"))
         assert medic.report().findings
         assert not medic.should_stop
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["logged before the step", "logged after it"])
+def test_a_loss_that_is_no_number_is_told_at_the_next_step_whatever_waits(before: bool) -> None:
+    model, optimizer = pair()
+    told: list[tuple[int, str]] = []
+    step = 0
+    medic = trainmedic.watch(
+        model, optimizer, settings={"every": 25}, on_finding=lambda finding: told.append((step, finding.code))
+    )
+    with medic:
+        for step in range(110):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(torch.randn(8, 4)), torch.randint(0, 2, (8,)))
+            loss.backward()
+            logged = loss.detach() * (float("nan") if step == 105 else 1.0)
+            if before:
+                medic.log(logged)
+            optimizer.step()
+            if not before:
+                medic.log(logged)
+    assert next(at for at, code in told if code == "TM101") == 106
+
+
+def test_numbers_that_are_taken_over_together_are_those_taken_over_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(together: int) -> dict[str, list[float]]:
+        monkeypatch.setattr("trainmedic.medic.TOGETHER", together)
+        model, optimizer = pair()
+        with trainmedic.watch(model, optimizer, settings={"every": 25}) as medic:
+            train(medic, model, optimizer, 90)
+            medic.log_validation(0.4)
+            for step in range(60):
+                train(medic, model, optimizer, 1)
+                medic.log(0.1 * step, step=90 + step // 10)
+        history = medic.report().history
+        names = [name for name in history.names() if not name.startswith(("time/", "memory/"))]
+        return {name: [*history.series(name).steps.tolist(), *history.series(name).values.tolist()] for name in names}
+
+    assert record(16) == record(1)
+
+
+def test_a_model_that_trains_in_evaluation_mode_from_the_middle_on_is_seen_at_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trainmedic.watch(model, optimizer, settings={"every": 50}) as medic:
+        for step in range(110):
+            model.train(step < 60)
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randn(8, 4)), torch.randint(0, 2, (8,))).backward()
+            optimizer.step()
+    assert medic.report().history.layers("batchnorm_training").steps[-1] == 100
