@@ -59,26 +59,26 @@ class Overfitting(Rule):
     differences and that around a straight line since the best). It is there to stay, by one of two tests with a chance
     below `p_value` (a k-th of it at the k-th look, and still at the end): the values from the best on rise (Kendall's
     tau against time, one-sided), or all of the newer half of them lie above it (by the lowest of them, as if `least`
-    were independent). The training loss fell meanwhile, by `fall` and beyond its noise, or has fallen below `half` of
-    the best validation loss and no higher than it was, and lies below what it was before the best; a tenth of the
-    training task has been learnt, where that is known. And it matters: `given_back` of all that had been gained (first
-    loss of the run minus the best) is lost (twice that where less than half of the run lies behind the best), or the
-    loss is `multiple` times its best. An accuracy that is no worse asks for `severe` in place of `given_back`, and
-    silences it where the best is below `solved` of the first loss; there, where no accuracy is known, the loss must be
-    that multiple; where the accuracy became worse too, by two standard errors, any rise by `rise` counts. Of a
-    validation set whose loss is not logged, or is above its best and tells nothing of this, the same of 1 - accuracy,
-    beyond its standard error. A warning where the accuracy is no worse, or less than `severe` of the gain is lost.
-    Silent again once the loss is back at its best. Also a warning: less than `learnt` of the loss of the best constant
-    answer is left in training, more than `unlearnt` in validation, and that has not come down by half of `rise` from
-    the middle third of six evaluations or more to the newest quarter, after half of the run; of a set of which only the
-    accuracy is known, the same of wrong answers.
+    were independent). The training loss fell meanwhile, by `fall` and beyond its noise, and lies below what it was
+    before the best; or, where the rise is twice `sigmas`, it is below `half` of the best validation loss and of where
+    it began, and no higher than it was; a tenth of the training task has been learnt, where that is known. And it
+    matters: `given_back` of all that had been gained (first loss of the run minus the best) is lost (twice that where
+    less than half of the run lies behind the best), or the loss is `multiple` times its best. An accuracy that is no
+    worse asks for `severe` in place of `given_back`, and silences it where the best is below `solved` of the first
+    loss; there, where no accuracy is known, the loss must be that multiple; where the accuracy became worse too, by two
+    standard errors, any rise by `rise` counts. Of a validation set whose loss is not logged, or is above its best and
+    tells nothing of this, the same of 1 - accuracy, beyond its standard error. A warning where the accuracy is no
+    worse, or less than `severe` of the gain is lost. Silent again once the loss is back at its best. Also a warning:
+    less than `learnt` of the loss of the best constant answer is left in training, more than `unlearnt` in validation,
+    and that has not come down by half of `rise` from the middle third of six evaluations or more to the newest quarter,
+    after half of the run; of a set of which only the accuracy is known, the same of wrong answers.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
     (1 in 120 orders of five has no fall). False alarms in 3,600 simulated runs of 8 to 100 evaluations that converge,
     with noise of 2 to 20 % of the gain: 1 in 1,200 where the noise of neighbours is independent, 1 in 240 where it
-    correlates by 0.5, 1 in 44 by 0.8. A language model begins at the log of its vocabulary, so that its gain is large
-    and a small rise goes unsaid.
+    correlates by 0.5, 1 in 44 by 0.8 (1 in 20 where training is through, at a fifth of the validation loss). A language
+    model begins at the log of its vocabulary, so that its gain is large and a small rise goes unsaid.
     Source: Prechelt 1998, "Early stopping - but when?" (generalisation loss of 5 %); Kendall 1938.
     """
 
@@ -273,7 +273,7 @@ class Overfitting(Rule):
         overcome = _overcome(now[self.smooth - 1 : best])
         samples = _samples(values) if of_errors else math.inf
 
-        def rise_at(i: int) -> float | None:
+        def rise_at(i: int, times: int = 1) -> float | None:
             """The chance of a rise like that until then; ``None`` where it is too small or within the noise."""
             known = values[: i + 1]
             sigma = self._noise(known, best)
@@ -281,7 +281,7 @@ class Overfitting(Rule):
                 rate = float(np.median(known))
                 sigma = max(sigma, (rate * (1 - rate) / samples) ** 0.5)
             level = self._level_at(known, best, sigma)
-            if not now[i] - level > max(self.rise * abs(level), floor(i), overcome, self.sigmas * sigma):
+            if not now[i] - level > max(self.rise * abs(level), floor(i), overcome, times * self.sigmas * sigma):
                 return None
             return min(self._trend(known, best), self._lasting(known, best, level, sigma))
 
@@ -294,7 +294,8 @@ class Overfitting(Rule):
             if p_value is None or p_value >= self.p_value / looks:
                 continue
             above = -math.inf if of_errors else min(float(values[best]), start)
-            if self._training_went_on(history, int(steps[best]), int(steps[i]), above):
+            times = self._noise_to_pass(history, int(steps[best]), int(steps[i]), above)
+            if times == 1 or (times and all(rise_at(j, times) is not None for j in (i, len(values) - 1))):
                 return Turn(best, i, p_value)
         return None
 
@@ -348,22 +349,25 @@ class Overfitting(Rule):
         around = float(np.std(since - since.mean() - slope * at, ddof=2))
         return max(noise(values[-self.recent :]), around)
 
-    def _training_went_on(self, history: History, best: int, now: int, above: float) -> bool:
-        """Whether the training loss went on falling since the best evaluation, and lies below what it was then.
+    def _noise_to_pass(self, history: History, best: int, now: int, above: float) -> int:
+        """How often the usual noise a rise has to pass: once where the training loss went on falling since the best.
 
-        Or it had fallen already, below half of the best validation loss and of its own start (the lower of the two is
-        ``above``), and stays there.
+        Twice where it had fallen already, below half of the best validation loss and of its own start (the lower of the
+        two is ``above``), and stays there: then the rise alone speaks. 0, never, where neither holds, or it was lower
+        before.
         """
         steps, values = history.series("train/loss")
         ends = np.searchsorted(steps, [2 * best - now, best, (best + now) // 2, now], side="right")
         before, first, second = (values[begin:end] for begin, end in itertools.pairwise(ends))
         before, first, second = (thinned(part[np.isfinite(part)]) for part in (before, first, second))
         if not len(first) or not len(second) or (len(before) and np.median(second) > np.median(before)):
-            return False
+            return 0
         fell = float(np.median(first) - np.median(second))
         doubt = noise(np.concatenate([first, second])) * (1 / len(first) + 1 / len(second)) ** 0.5
         by_heart = 0 <= np.median(second) < self.half * above and fell >= -self.sigmas * MEDIAN_OVER_MEAN * doubt
-        return bool(by_heart or fell > max(self.sigmas * MEDIAN_OVER_MEAN * doubt, self.fall * abs(np.median(first))))
+        if fell > max(self.sigmas * MEDIAN_OVER_MEAN * doubt, self.fall * abs(np.median(first))):
+            return 1
+        return 2 if by_heart else 0
 
     sick: ClassVar = (
         History.of(
