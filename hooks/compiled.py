@@ -4,7 +4,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterable
 
-from torch import nn
+from torch import fx, nn
 
 HOOKS = "_global_forward_hooks"
 """What a guard of compiled code names if that code would be compiled again for a hook on all modules."""
@@ -48,7 +48,14 @@ def is_compiled(models: Iterable[nn.Module]) -> bool:
     stand_in = getattr(dynamo, "OptimizedModule", None)
     if stand_in is None or not any(getattr(dynamo, "cached_backends", {0: True}).values()):
         return False  # nothing was ever handed to torch.compile
-    return _surely(lambda: any(issubclass(type(thing), stand_in) for thing in gc.get_objects()))
+    return _surely(
+        lambda: any(issubclass(type(thing), stand_in) and not _is_graph(thing) for thing in gc.get_objects())
+    )
+
+
+def _is_graph(stand_in: nn.Module) -> bool:
+    """Whether it stands for a graph that torch itself has made (compiled autograd keeps some), not for a model."""
+    return isinstance(stand_in.__dict__.get("_modules", {}).get("_orig_mod"), fx.GraphModule)
 
 
 def _surely(found: Callable[[], bool]) -> bool:
