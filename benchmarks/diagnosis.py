@@ -2,7 +2,8 @@
 
     python benchmarks/diagnosis.py [NAME ...]            # the tuned half: train what is not recorded yet, then judge
     python benchmarks/diagnosis.py --list                # each run of the tuned half on a line of its own
-    python benchmarks/diagnosis.py --sickness            # both halves: is each sick one worse than its healthy twin?
+    python benchmarks/diagnosis.py --split seen          # what was the half apart before, and is looked at since
+    python benchmarks/diagnosis.py --sickness            # all: is each sick one worse than its healthy twin?
     python benchmarks/diagnosis.py --record --shard 1/4  # only train and record, a quarter of it
     python benchmarks/diagnosis.py --split apart         # an evaluation: logged, three at most
 
@@ -15,10 +16,12 @@ live, so that a false alarm that was taken back counts too.
 import argparse
 import collections
 import datetime
+import functools
 import hashlib
 import json
 import logging
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -44,6 +47,8 @@ from trainmedic.history import History  # noqa: E402
 
 LOG = ROOT / "benchmarks" / "diagnosis.log"
 EVALUATIONS = 3
+NEW_HALF = "## "
+"""A line of the log that begins so says that another half apart begins there."""
 CUTS = 20
 """A history is judged at so many points of its run."""
 RECORDERS = ("hooks", *(f"trainmedic/{name}.py" for name in ("history", "logged", "batches", "medic", "watching")))
@@ -54,12 +59,12 @@ def main() -> None:
     """Read the command line, record, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="patients, by their whole name or a part of it")
-    parser.add_argument("--split", choices=SPLITS, help="which half (default: tuned; with --sickness both)")
+    parser.add_argument("--split", choices=SPLITS, help="which part (default: tuned; with --sickness all)")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th patient, from the I-th on")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many seeds")
     parser.add_argument("--sickness", action="store_true", help="compare with the healthy twins; judge nothing")
     parser.add_argument("--record", action="store_true", help="train and record; judge nothing")
-    parser.add_argument("--list", action="store_true", help="print each run; of the tuned half only")
+    parser.add_argument("--list", action="store_true", help="print each run; not of the half apart")
     parser.add_argument("--stale", action="store_true", help="judge what is recorded, by whatever code it was")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where recorded trainings are kept")
     parser.add_argument("--override", metavar="REASON", help="evaluate the half apart once more than is allowed")
@@ -149,14 +154,21 @@ class Cache:
 
 
 def code_key(patient: Patient, *, watched: bool) -> str:
-    """A hash of what decides the training: the clinic's shared files, the patient's own, and, if watched, the probe."""
+    """A hash of what decides the training: the clinic's files that it is made of, and, if watched, the probe."""
     home = ROOT / "tests" / "patients"
     own = home.joinpath(*patient.module.split(".")[2:]).with_suffix(".py")
-    shared = [*home.glob("*.py"), home / patient.split / "data.py", home / patient.split / "networks.py"]
-    files = [own, *(path for path in shared if path.stem not in ("illnesses", "patient", "test_patients"))]
+    shared = [path for path in home.glob("*.py") if path.stem not in ("illnesses", "patient", "test_patients")]
+    files = [*shared, *_imported(own, home / patient.split)]
     for part in RECORDERS if watched else ():
         files += sorted((ROOT / part).glob("*.py")) or [ROOT / part]
     return _hash(tuple(sorted(set(files))))
+
+
+@functools.cache
+def _imported(module: Path, folder: Path) -> frozenset[Path]:
+    """The module and those of its folder that it imports, and that these import."""
+    names = re.findall(rf"^from tests\.patients\.{folder.name}\.(\w+) import", module.read_text(), re.MULTILINE)
+    return frozenset({module}).union(*(_imported(folder / f"{name}.py", folder) for name in names))
 
 
 def _hash(files: tuple[Path, ...], _known: dict[tuple[Path, ...], str] = {}) -> str:  # noqa: B006 - one per run
@@ -416,9 +428,10 @@ def show_each(judged: list[Judged]) -> None:
 
 
 def evaluations() -> list[str]:
-    """The lines of the log that count."""
+    """The lines of the log that count: of today's half apart."""
     lines = LOG.read_text(encoding="utf-8").splitlines() if LOG.exists() else []
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    since = max((n for n, line in enumerate(lines) if line.startswith(NEW_HALF)), default=-1) + 1
+    return [line for line in lines[since:] if line.strip() and not line.startswith("#")]
 
 
 def note(score: str, override: str | None) -> None:

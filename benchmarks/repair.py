@@ -58,7 +58,7 @@ def main() -> None:
     """Read the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="patients, by their whole name or a part of it")
-    parser.add_argument("--split", choices=SPLITS, help="which half (default: tuned)")
+    parser.add_argument("--split", choices=SPLITS, help="which part of the clinic (default: tuned)")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th patient, from the I-th on")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many seeds")
     parser.add_argument("--arms", default=",".join(ARMS), help="which arms, with commas between them")
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--curable", action="store_true", help="only those whose cure is among the acts")
     parser.add_argument("--long", action="store_true", help="stretch the sick to 2,000 steps, and print compute only")
     parser.add_argument("--run", action="store_true", help="only run and cache; print nothing")
-    parser.add_argument("--list", action="store_true", help="print each case; of the tuned half only")
+    parser.add_argument("--list", action="store_true", help="print each case; not of the half apart")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where results are kept")
     arguments = parser.parse_args()
     arguments.sickness = False

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from tests.patients.apart.data import fashion, flower, licences, mnist, proline, signals, wine
-from tests.patients.apart.networks import (
+from tests.patients.optimizers import adam, adamw, momentum, sgd
+from tests.patients.patient import healthy
+from tests.patients.seen.data import fashion, flower, licences, mnist, proline, signals, wine
+from tests.patients.seen.networks import (
     VAE,
     CharRNN,
     ConvAutoencoder,
@@ -22,9 +24,7 @@ from tests.patients.apart.networks import (
     selu_net,
     vae_objective,
 )
-from tests.patients.apart.sick_units import itself
-from tests.patients.optimizers import adam, adamw, momentum, sgd
-from tests.patients.patient import healthy
+from tests.patients.seen.sick_units import itself
 from tests.patients.training import (
     BALANCED,
     EXPLAINED,

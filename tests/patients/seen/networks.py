@@ -1,4 +1,4 @@
-"""Architectures of the half apart: residual nets, GRUs, vision transformers, mixers, 1-D convolutions and others."""
+"""Architectures once apart: residual nets, GRUs, vision transformers, mixers, 1-D convolutions and others."""
 
 import math
 from collections.abc import Callable

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import lr_scheduler
 
-from tests.patients.apart.data import fashion, flower, licences, mnist, signals, wine
-from tests.patients.apart.networks import (
+from tests.patients.optimizers import adam, adamw, momentum
+from tests.patients.patient import sick
+from tests.patients.seen.data import fashion, flower, licences, mnist, signals, wine
+from tests.patients.seen.networks import (
     CharRNN,
     ConvAutoencoder,
     Coordinates,
@@ -20,9 +22,7 @@ from tests.patients.apart.networks import (
     conv1d,
     selu_net,
 )
-from tests.patients.apart.sick_units import itself
-from tests.patients.optimizers import adam, adamw, momentum
-from tests.patients.patient import sick
+from tests.patients.seen.sick_units import itself
 from tests.patients.training import (
     BALANCED,
     EXPLAINED,

@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from tests.patients.apart.data import fashion, flower, licences, mnist, signals, wine
-from tests.patients.apart.networks import (
+from tests.patients.optimizers import adam, momentum, sgd
+from tests.patients.patient import sick
+from tests.patients.seen.data import fashion, flower, licences, mnist, signals, wine
+from tests.patients.seen.networks import (
     CharRNN,
     ConvAutoencoder,
     Coordinates,
@@ -18,9 +20,7 @@ from tests.patients.apart.networks import (
     conv1d,
     selu_net,
 )
-from tests.patients.apart.sick_units import itself
-from tests.patients.optimizers import adam, momentum, sgd
-from tests.patients.patient import sick
+from tests.patients.seen.sick_units import itself
 from tests.patients.training import EXPLAINED, SKILL, Loader, Training
 
 WRECKED = ("TM101", "TM202", "TM301", "TM305", "TM402", "TM403", "TM404", "TM406", "TM601")

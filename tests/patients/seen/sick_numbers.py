@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.patients.apart.data import fashion, flower, licences, mnist, signals
-from tests.patients.apart.networks import CharRNN, Coordinates, Reader, ResidualMLP, ResNet, ViT, conv1d
 from tests.patients.optimizers import adam, adamw, momentum
 from tests.patients.patient import sick
+from tests.patients.seen.data import fashion, flower, licences, mnist, signals
+from tests.patients.seen.networks import CharRNN, Coordinates, Reader, ResidualMLP, ResNet, ViT, conv1d
 from tests.patients.training import EXPLAINED, SKILL, Training, step_without_zero_grad
 from tests.patients.weights import he
 

@@ -1,4 +1,4 @@
-"""Data sets of the half apart: MNIST, Fashion-MNIST, MNIST-1D, wine, licences other than the GPL, a flower."""
+"""Data sets once apart: MNIST, Fashion-MNIST, MNIST-1D, wine, licences other than the GPL, a flower."""
 
 import gzip
 from functools import cache

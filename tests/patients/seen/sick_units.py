@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from tests.patients.apart.data import flower, mnist, proline, raw_wine, signals, wine
-from tests.patients.apart.networks import (
+from tests.patients.optimizers import adam, momentum, sgd
+from tests.patients.patient import sick
+from tests.patients.seen.data import flower, mnist, proline, raw_wine, signals, wine
+from tests.patients.seen.networks import (
     VAE,
     Coordinates,
     Mixer,
@@ -13,8 +15,6 @@ from tests.patients.apart.networks import (
     selu_net,
     vae_objective,
 )
-from tests.patients.optimizers import adam, momentum, sgd
-from tests.patients.patient import sick
 from tests.patients.training import EXPLAINED, Data, Training
 from tests.patients.weights import hidden_biases, matrices
 
