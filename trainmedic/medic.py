@@ -84,7 +84,7 @@ class Medic:
         self._logs_before_step: bool | None = None
         self._findings: dict[tuple[int, tuple[str, str]], Finding] = {}  # by first step judged, and key
         self._checked: set[str] = set()
-        self._moments = Moments()
+        self._moments = Moments(time.perf_counter if fix == "off" else None)
         self._off: set[str] = set()
         self._closed = False
         self._process = os.getpid()
@@ -305,8 +305,9 @@ class Medic:
         self._do("the last reading", partial(self._probe.hand_over, newest=False))
         self._do("recording", self._flush)
         self.history.facts.update(self._probe.observed)
-        since = self._treating.since
+        since, start = self._treating.since, time.perf_counter()
         diagnosis = self._do("judging", judge, self.history.since(since) if since else self.history, self._rules)
+        self._moments.spent(time.perf_counter() - start)
         if diagnosis is None:
             return Diagnosis(tuple(self._findings.values()))
         for error in diagnosis.errors:

@@ -52,3 +52,41 @@ def test_a_changed_run_begins_anew() -> None:
     assert [moments.due(10_010), moments.due(10_011)] == [False, True]
     moments.alarm(10_002)
     assert moments.due(10_002)
+
+
+def paced(steps: int, seconds: float, judging: float) -> list[int]:
+    """Steps that take ``seconds``, judged by a clock of their own."""
+    now = [0.0]
+    moments, judged = Moments(clock=lambda: now[0]), []
+    for step in range(steps):
+        now[0] += seconds
+        if moments.due(step):
+            judged.append(step)
+            now[0] += judging
+            moments.spent(judging)
+            moments.judged(step)
+    return judged
+
+
+def test_where_steps_take_long_the_clock_changes_nothing() -> None:
+    assert paced(5_000, seconds=1.0, judging=0.005) == regular(5_000)
+
+
+def test_where_steps_are_short_a_judgement_is_put_off_but_not_for_long() -> None:
+    judged = paced(5_000, seconds=0.001, judging=0.005)
+    assert len(judged) < 0.6 * len(regular(5_000))
+    assert all(after - before <= max(10, after / 8) for before, after in itertools.pairwise(judged))
+
+
+def test_between_the_two_judging_takes_its_share_of_the_time() -> None:
+    judged = paced(2_000, seconds=0.05, judging=0.005)
+    assert 0.0015 < 0.005 * len(judged) / (0.05 * 2_000) < 0.0025
+
+
+def test_an_alarm_does_not_wait_for_the_clock() -> None:
+    moments = Moments(clock=lambda: 0.0)
+    moments.judged(1_000)
+    moments.spent(1.0)
+    assert not moments.due(1_060)
+    moments.alarm(1_060)
+    assert moments.due(1_060)
