@@ -212,7 +212,7 @@ class ClassImbalance(Rule):
         _classes(0.05, [0.3] * 10 + [0.0] * 20 + [0.05] * 70),  # the common class is learnt first
         _classes(0.5, [0.0] * 100),  # not imbalanced: another illness
         _classes(0.05, [0.04] * 100),
-        _classes(0.01, [0.01] * 100, validation=[0.06] * 8, accuracies=[0.99] * 8),
+        _classes(0.01, [0.01] * 100, losses=[0.02] * 100, validation=[0.06] * 8, accuracies=[0.99] * 8),
     )
 
 

@@ -13,13 +13,15 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import (
+    BINARY,
+    ENTROPIES,
     Array,
+    adversarial,
     chance_level,
     correct_by_chance,
     holds_since,
     median,
     noise,
-    preceding_median,
     share_done,
     thinned,
 )
@@ -31,6 +33,12 @@ LEARNT = 0.1
 """Share of the training task below which nothing was learnt by heart either."""
 MEDIAN_OVER_MEAN = 1.2533
 """Standard error of a median by that of a mean, of normal values: sqrt(pi / 2)."""
+
+
+def _classes(training: list[float], validation: list[float]) -> History:
+    """An example: ten classes."""
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10, "total_steps": len(training)}
+    return History.of(train_loss=training, validation_loss=validation, facts=facts)
 
 
 class Turn(NamedTuple):
@@ -45,10 +53,36 @@ ACCURACIES = ("train/accuracy", "output/accuracy")
 """Where the accuracy of training is found."""
 
 
+class Held:
+    """A validation loss beside that of training, as it was between each evaluation and the one before.
+
+    Where the loss of the best constant answer is not known, the first one stands for it.
+    """
+
+    def __init__(self, validation: Series, training: Series, chance: float) -> None:
+        finite = np.isfinite(validation.values)
+        self.steps, self.values = validation.steps[finite], validation.values[finite]
+        known = np.isfinite(training.values)
+        self._losses = training.values[known]
+        self._ends = np.searchsorted(training.steps[known], self.steps, side="right")
+        self.training = np.array([self._between(i) for i in range(len(self.steps))])
+        first = [*self._losses[:1], *self.values[:1]]
+        positive = bool(first) and min(self._losses.min(initial=0.0), self.values.min(initial=0.0)) >= 0
+        self.chance = chance if chance > 0 else max(first) if positive else 0.0
+
+    def left(self, curve: Array, part: slice) -> float:
+        """What is left to be learnt there, share of that of the best constant answer."""
+        return median(curve[part]) / self.chance
+
+    def _between(self, i: int) -> float:
+        begin = min(int(self._ends[i - 1]) if i else 0, max(0, int(self._ends[i]) - 5))
+        return median(thinned(self._losses[begin : self._ends[i]]))
+
+
 class Overfitting(Rule):
     """A validation loss that rises from its best, beyond its noise, while the training loss goes on falling.
 
-    Or one that stands far from a training that has learnt its samples by heart.
+    Or one that stands far above the training loss and gets nothing of what training still wins: learnt by heart.
 
     Why it is bad: what is learnt from there on is the training set itself; every further step costs and makes it worse.
     Usual causes: too few data for the size of the model; wrong labels that can be memorised; no regularisation;
@@ -69,9 +103,13 @@ class Overfitting(Rule):
     standard errors, any rise by `rise` counts. Of a validation set whose loss is not logged, or is above its best and
     tells nothing of this, the same of 1 - accuracy, beyond its standard error. A warning where the accuracy is no
     worse, or less than `severe` of the gain is lost. Silent again once the loss is back at its best. Also a warning:
-    less than `learnt` of the loss of the best constant answer is left in training, more than `unlearnt` in validation,
-    and that has not come down by half of `rise` from the middle third of six evaluations or more to the newest quarter,
-    after half of the run; of a set of which only the accuracy is known, the same of wrong answers.
+    what is learnt by heart. In shares of the task (what is left of the loss of the best constant answer; where that is
+    not known, of the first loss), from the middle third of all evaluations to the newest quarter, or from the best to
+    the newest three: training has won `won`, validation less than `shared` of that, training is ahead by `apart`, and
+    of what it has learnt less than `holds` holds in validation (`holds_of_noise` of numbers, of errors and of unknown
+    losses), while no accuracy rose by two standard errors. Or training is through: less than `learnt` is left there and
+    more than `unlearnt` in validation, which has not come down by half of `rise` from the middle third of six
+    evaluations or more, after half of the run. Of a set of which only the accuracy is known, the same of wrong answers.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
@@ -79,7 +117,9 @@ class Overfitting(Rule):
     with noise of 2 to 20 % of the gain: 1 in 1,200 where the noise of neighbours is independent, 1 in 240 where it
     correlates by 0.5, 1 in 44 by 0.8 (1 in 20 where training is through, at a fifth of the validation loss). A language
     model begins at the log of its vocabulary, so that its gain is large and a small rise goes unsaid.
-    Source: Prechelt 1998, "Early stopping - but when?" (generalisation loss of 5 %); Kendall 1938.
+    Source: Prechelt 1998, "Early stopping - but when?" (generalisation loss of 5 %, and its quotient with the progress
+    of training); Kendall 1938. Least squares with p weights on n samples of noise fits p / n of it in training and adds
+    as much in validation.
     """
 
     code: ClassVar[str] = "TM501"
@@ -115,6 +155,20 @@ class Overfitting(Rule):
     severe: float = Field(0.1, gt=0, le=1, description="the same, from which it is an error (a tenth matters)")
     learnt: float = Field(0.05, gt=0, lt=1, description="loss over that of knowing nothing, in training (a twentieth)")
     unlearnt: float = Field(0.3, gt=0, lt=1, description="the same in validation (six times as much is left)")
+    won: float = Field(0.1, gt=0, lt=1, description="what training has won since, share of the task (a tenth matters)")
+    shared: float = Field(
+        0.2, ge=0, lt=1, description="what validation has won of that, share (a fifth is next to none)"
+    )
+    apart: float = Field(0.2, gt=0, lt=1, description="what is learnt by heart only, share of the task (a fifth)")
+    holds: float = Field(
+        2 / 3, gt=0, lt=1, description="share of what is learnt that holds in validation (a third is learnt by heart)"
+    )
+    holds_of_noise: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="the same of numbers, whose noise each parameter fits a bit of, or of unknown losses",
+    )
     multiple: float = Field(2.0, gt=1, description="validation loss over its best, factor, where no accuracy is known")
     sigmas: float = Field(3.0, gt=0, description="rise, standard deviations of its own noise (three-sigma rule)")
     p_value: float = Field(0.01, gt=0, lt=1, description="chance of such a trend in values without order (convention)")
@@ -143,7 +197,7 @@ class Overfitting(Rule):
             known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
             found = list(self._judged(history, name, history.series(name), start, known))
             chance = chance_level(history) or 0.0
-            for finding in found or self._left_behind(history, name, history.series(name), ("train/loss",), chance):
+            for finding in found or self._by_heart(history, name, history.series(name), ("train/loss",), chance):
                 told.add(_accuracy_of(name))
                 yield finding
         for name in _accuracies_of_sets(history):
@@ -153,50 +207,88 @@ class Overfitting(Rule):
             found = list(self._judged(history, name, errors, -np.inf, None, of_errors=True))
             alone = name.removesuffix("accuracy") + "loss" not in history
             chance = 1 - correct_by_chance(history, history.last_step)
-            yield from found or (self._left_behind(history, name, errors, ACCURACIES, chance) if alone else ())
+            yield from found or (self._by_heart(history, name, errors, ACCURACIES, chance) if alone else ())
 
-    def _left_behind(
+    def _by_heart(
         self, history: History, name: str, validation: Series, training: Sequence[str], chance: float
     ) -> Iterator[Finding]:
-        """Training has learnt nearly all of its task, and validation stands far from it.
+        """What training wins, or has won, does not hold for validation.
 
-        ``training``: where its loss, or its accuracy, is found; ``chance``: that of the best constant answer.
+        ``training``: where its loss, or its accuracy, is found; ``chance``: that of the best constant answer, 0 where
+        it is not known.
         """
-        finite = np.isfinite(validation.values)
-        steps, values = validation.steps[finite], validation.values[finite]
         known = next((one for one in training if one in history), None)
-        if known is None or not chance > 0 or not len(steps):
+        if known is None or adversarial(history):
             return
-        at, losses = history.series(known) if training != ACCURACIES else _errors(history.series(known))
-        here = preceding_median(losses, 10)[np.clip(np.searchsorted(at, steps), 0, len(at) - 1)] / chance
+        of_errors = training == ACCURACIES
+        held = Held(validation, _errors(history.series(known)) if of_errors else history.series(known), chance)
+        if not len(held.steps) or not held.chance > 0:
+            return
+        classes = chance > 0 and not of_errors and history.facts.get("loss") in (*ENTROPIES, *BINARY)
+        least = self.holds if classes else self.holds_of_noise
+        accuracy = None if of_errors or _accuracy_of(name) not in history else history.series(_accuracy_of(name))
 
         def judged(i: int) -> bool:
-            known = values[: i + 1]
-            done = share_done(history, int(steps[i]))
-            if len(known) < 6 or not here[i] < self.learnt or (done is not None and done < 0.5):
-                return False
-            now, middle = (median(part) for part in (known[-max(3, i // 4) :], known[i // 3 : 2 * i // 3 + 1]))
-            return now > self.unlearnt * chance and now > (1 - self.rise / 2) * middle
+            done = share_done(history, int(held.steps[i]))
+            if chance > 0 and (done is None or done >= 0.5) and self._is_through(held, i):
+                return True
+            return any(self._wins_alone(held, before, now, least, accuracy) for before, now in self._compared(held, i))
 
-        since = holds_since(judged, steps)
+        since = holds_since(judged, held.steps)
         if since is None:
             return
-        best, now = int(np.argmin(values)), median(values[-max(3, len(values) // 4) :])
-        left, apart = 100 * float(here[-1]), 100 * now / chance
+        count = len(held.values)
+        left, apart = (
+            held.left(part, slice(count - max(3, count // 4), count)) for part in (held.training, held.values)
+        )
+        what = f"1 - {name}" if of_errors else name
         yield self.finding(
-            step=steps[best],
-            detected_at=steps[since],
+            step=held.steps[int(np.argmin(held.values[: since + 1]))],
+            detected_at=held.steps[since],
             where=(name,),
             severity=Severity.WARNING,
-            message=f"training has learnt {100 - left:.0f} % of its task, and "
-            f"{name if training != ACCURACIES else f'1 - {name}'} stands at {now:.4g}, "
-            f"{apart:.0f} % of that of the best constant answer",
+            message=f"training has learnt {100 - 100 * left:.0f} % of its task and goes on; {what} stands where "
+            f"{max(0.0, 100 - 100 * apart):.0f} % are learnt",
             evidence=[
-                Evidence(name="left to learn in training", value=left, limit=100 * self.learnt, unit="%"),
-                Evidence(name="left in validation", value=apart, limit=100 * self.unlearnt, unit="%"),
+                Evidence(name="left to learn in training", value=100 * left, unit="%"),
+                Evidence(name="left in validation", value=100 * apart, unit="%"),
+                Evidence(
+                    name="learnt by heart only, of the task",
+                    value=100 * (apart - left),
+                    limit=100 * self.apart,
+                    unit="%",
+                ),
             ],
             confidence=0.7,
         )
+
+    def _is_through(self, held: "Held", i: int) -> bool:
+        """Training has learnt nearly all, and validation stands far from it and does not come down."""
+        if i < 5 or not held.left(held.training, slice(i, i + 1)) < self.learnt:
+            return False
+        newest, middle = slice(i + 1 - max(3, i // 4), i + 1), slice(i // 3, 2 * i // 3 + 1)
+        now = held.left(held.values, newest)
+        return now > self.unlearnt and now > (1 - self.rise / 2) * held.left(held.values, middle)
+
+    def _compared(self, held: "Held", i: int) -> Iterator[tuple[slice, slice]]:
+        """Evaluations before and now: the middle third and the newest quarter; the best and the newest."""
+        count = i + 1
+        if count > self.least:
+            yield slice(count // 3, 2 * count // 3 + 1), slice(count - max(3, count // 4), count)
+            best = int(np.argmin(held.values[:count]))
+            if i - best >= self.least:
+                yield slice(max(0, best - 1), best + 2), slice(count - 3, count)
+
+    def _wins_alone(self, held: "Held", before: slice, now: slice, least: float, accuracy: Series | None) -> bool:
+        """Whether training has come far since, validation has not, and they are far from each other."""
+        trained, apart = held.left(held.training, now), held.left(held.values, now)
+        won = held.left(held.training, before) - trained
+        shared = held.left(held.values, before) - apart
+        if not (won > self.won and shared < self.shared * won and apart - trained > self.apart):
+            return False
+        if not 1 - apart < least * (1 - trained):
+            return False
+        return accuracy is None or not _better(accuracy, held.steps[before], held.steps[now])
 
     def _judged(
         self,
@@ -381,6 +473,8 @@ class Overfitting(Rule):
             train_loss=[*np.geomspace(1, 0.1, 20), *[0.1, 0.101] * 20],
             validation_loss=[*np.linspace(1.1, 0.5, 20), *np.linspace(0.51, 0.7, 40)],
         ),
+        # what training wins in the second half is learnt by heart
+        _classes(list(np.geomspace(2.3, 0.6, 60)), [*np.geomspace(2.3, 1.3, 30), *[1.3, 1.28, 1.31] * 10]),
         # overconfident: the loss rises, the accuracy too
         History.of(
             train_loss=list(np.geomspace(2.3, 0.001, 40)),
@@ -391,6 +485,8 @@ class Overfitting(Rule):
     healthy: ClassVar = (
         # a gap that is small and steady
         History.of(train_loss=list(np.geomspace(1, 0.1, 40)), validation_loss=list(np.geomspace(1.1, 0.15, 40))),
+        # a gap that grows, while validation wins a third of what training does
+        _classes(list(np.geomspace(2.3, 0.6, 60)), list(np.geomspace(2.3, 1.2, 60))),
         # both rise and fall together: a cyclical rate
         History.of(
             train_loss=list(1 + 0.5 * np.sin(np.arange(40) / 3)),
@@ -475,6 +571,12 @@ def _accuracies(accuracy: Series | None, best: int, smooth: int) -> tuple[float,
         return float("nan"), float("nan"), float("nan")
     before = accuracy.values[accuracy.steps <= best][-smooth:]
     return float(np.median(before)), float(np.median(accuracy.values[-smooth:])), _doubt(accuracy.values)
+
+
+def _better(accuracy: Series, before: NDArray[np.int64], now: NDArray[np.int64]) -> bool:
+    """Whether an accuracy lies beyond two standard errors above what it was."""
+    first, last = (median(accuracy.values[np.isin(accuracy.steps, steps)]) for steps in (before, now))
+    return last > first + 2 * _doubt(accuracy.values[accuracy.steps <= now[-1]])
 
 
 def _doubt(accuracies: Array) -> float:

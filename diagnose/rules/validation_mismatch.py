@@ -7,9 +7,16 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
-from trainmedic.diagnose.learnt import SPAN, chance, learnt, shares, skill
+from trainmedic.diagnose.learnt import SPAN, chance, learnt, shares, skill, untrained
 from trainmedic.diagnose.robust import BINARY, SQUARES, Array, median
 from trainmedic.history import History, Series
+
+FEW_EPOCHS = 3
+"""Passes over the data in which a fresh network learns what its samples share, not each by itself."""
+SAMPLES = 100
+"""Samples that are too many to be known by heart after so few passes."""
+EVEN = 0.9
+"""Entropy of the labels over that of classes that are all alike, from which both sets have the same shares."""
 
 
 def _apart(
@@ -48,10 +55,17 @@ class ValidationMismatch(Rule):
     training knew `at_once` of it by then, and validation did not, that is enough to have learnt. Or, of squared errors:
     nearly all of the task has been learnt (`nearly`), and the last three validation losses are above `unrelated` times
     the variance of the targets: predictions of that spread which have nothing to do with the targets err by twice it.
+    Or, since what has been seen seldom is not known by heart: validation has been behind training by `apart` of the
+    task in two evaluations or more, always since the first of them within the first epoch (after 20 steps) at which
+    training knew `begun` of it; or since the last one within three epochs, where training knew `mostly` of it by then,
+    of 100 samples or more, by weights that were fresh. That is judged without batch norm, whose statistics come late,
+    of classes whose labels have an entropy of 0.9 or more of all alike, where training began at chance.
     Remedies: match-validation, fix-labels.
     Known limits: needs a live run that knows targets or classes: from curves alone a mismatch cannot be told from
     overfitting, or from a validation loss that is defined differently.
-    Source: Var(a - b) = Var(a) + Var(b) of independent quantities; leakage: Kapoor and Narayanan 2023, Patterns 4(9).
+    Source: Var(a - b) = Var(a) + Var(b) of independent quantities; leakage: Kapoor and Narayanan 2023, Patterns 4(9);
+    the loss of samples not seen before is an unbiased estimate of that of all others (Dawid 1984, prequential); what
+    samples share is learnt before what is theirs alone (Arpit et al. 2017, arXiv:1706.05394).
     """
 
     code: ClassVar[str] = "TM504"
@@ -79,6 +93,15 @@ class ValidationMismatch(Rule):
     skilled: float = Field(
         0.1, gt=0, lt=1, description="share of the way from the commonest class to 1 (a tenth is not nothing)"
     )
+    begun: float = Field(
+        0.1, gt=0, lt=1, description="share that is learnt, less than which could be noise (a tenth of the loss)"
+    )
+    mostly: float = Field(
+        0.75, gt=0, le=1, description="share that is learnt in three epochs if it is simple (three quarters)"
+    )
+    apart: float = Field(
+        1 / 3, gt=0, description="validation loss above that of training, share of chance (a third of the task)"
+    )
     nearly: float = Field(
         0.9, gt=0, le=1, description="share of the training task, where a leak gives all (nine tenths)"
     )
@@ -96,7 +119,7 @@ class ValidationMismatch(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         knows = learnt(history)
-        if not knows > self.at_once:
+        if not knows > self.begun:
             return
         guess = chance(history)
         for name in _validations(history):
@@ -106,6 +129,8 @@ class ValidationMismatch(Rule):
             found = self._ignorant(history, name, seen, guess)
             if found is None and knows > self.nearly and history.facts.get("loss") in SQUARES:
                 found = self._unrelated(history, seen, guess)
+            if found is None:
+                found = self._too_soon(history, seen, guess)
             if found is None:
                 continue
             detected, value, limit, what = found
@@ -173,6 +198,34 @@ class ValidationMismatch(Rule):
         what = f"is {value:.3g} times what always naming the mean would make"
         return min(detected, history.last_step), value, self.unrelated, what
 
+    def _too_soon(self, history: History, seen: Series, guess: float) -> tuple[int, float, float, str] | None:
+        """Validation that is far from training, as long as that had seen its samples too seldom to know them by heart.
+
+        Once, or three times where training knew most of its task by then, and its weights were not trained before.
+        """
+        epoch = history.facts.get("steps_per_epoch")
+        if not isinstance(epoch, int) or not len(seen.steps) or not _comparable(history, guess):
+            return None
+        left = _training_beside(history, seen, epoch) / guess
+        apart = seen.values / guess - left > self.apart
+        steps = seen.steps - history.first_step
+        once = np.flatnonzero((steps < epoch) & (steps >= 2 * SPAN) & (left < 1 - self.begun))
+        early = np.flatnonzero((steps < FEW_EPOCHS * epoch) & (left < 1 - self.mostly))
+        if not (len(once) and apart[once[0]]):
+            size = history.facts.get("batch_size")
+            few = not isinstance(size, int) or size * epoch < SAMPLES
+            if few or not len(early) or not apart[early[-1]] or not untrained(history, _matrices(history)):
+                return None
+            once = early[-1:]
+        since = int(once[0])
+        if len(apart) < since + 2 or not apart[since:].all():
+            return None
+        passes = 1 + int(steps[since]) // epoch
+        what = f"was behind it by {100 * float((seen.values / guess - left)[since]):.0f} % of the task within " + (
+            "the first epoch" if passes == 1 else f"{passes} epochs"
+        )
+        return int(seen.steps[since + 1]), float(seen.values[since]) / guess, float(left[since] + self.apart), what
+
     def _learnt_by(self, history: History, limit: float) -> int:
         """The step since which so much of the training task has been learnt."""
         known = []
@@ -188,13 +241,44 @@ class ValidationMismatch(Rule):
         _apart([30.0, 33.0, 35.0, 40.0, 40.0, 40.0, 41.0, 41.0], [0.8] * 8, epoch=80),
         _apart([1.0, 0.7, 0.8, 1.5, 2.0, 2.1, 2.1, 2.1], train=0.01, loss="MSELoss"),
         _apart([2.5, 2.6, 2.7, 2.8, 2.9, 2.9, 3.0, 3.0], train=1.3, epoch=80),  # in the first epoch
+        # little of it holds, and that within the first epoch
+        _apart([2.2, 2.15, *[2.1] * 6], [0.4] * 8, epoch=80),
     )
     healthy: ClassVar = (
         _apart([1.5, 1.0, 0.6, 0.4, 0.3, 0.3, 0.3, 0.3]),
-        _apart([3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0], [0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]),  # sure and wrong
-        _apart([1.0, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], train=0.08, loss="MSELoss"),  # little that is general
+        _apart(
+            [3.0] * 8, [0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7]
+        ),  # sure where it is wrong, and that ever less often
+        _apart([1.0, *[0.5] * 7], train=0.08, loss="MSELoss"),  # half of it is general
         _apart([2.3, 2.2, 2.1, 2.0, 2.0, 1.9, 1.9, 1.9], train=1.6),  # little is learnt, in both
     )
+
+
+def _comparable(history: History, guess: float) -> bool:
+    """Whether both losses would be the same, of the same samples: none lags behind, or is weighted otherwise.
+
+    Running statistics come late; a validation set of other shares is no fault, if the classes are not balanced; and the
+    training loss began at chance, so that it is not logged in other units.
+    """
+    if any("BatchNorm" in layer.kind for layer in history.architecture.values()):
+        return False
+    known = np.array([*shares(history).values()])
+    if len(known) > 1 and -np.sum(known * np.log(np.maximum(known, 1e-12))) < EVEN * np.log(len(known)):
+        return False
+    first = history.series("train/loss").values[:3]
+    return bool(np.max(first, initial=0.0) > 0.8 * guess)
+
+
+def _training_beside(history: History, seen: Series, epoch: int) -> Array:
+    """The mean training loss of a quarter of an epoch, five losses at least, before each evaluation."""
+    steps, values = history.series("train/loss")
+    ends = np.searchsorted(steps, seen.steps, side="right")
+    return np.array([values[max(0, end - max(5, epoch // 4)) : end].mean() if end else np.nan for end in ends.tolist()])
+
+
+def _matrices(history: History) -> list[str]:
+    """All weights that are matrices or kernels."""
+    return [layer.name for layer in history.architecture.values() if layer.kind == "parameter" and len(layer.shape) > 1]
 
 
 def _validations(history: History) -> list[str]:

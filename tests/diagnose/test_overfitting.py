@@ -1,6 +1,7 @@
 """TM501 and its look-alikes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,3 +206,42 @@ def test_training_that_is_through_with_its_samples_need_not_fall_any_more() -> N
     through, far = ([*np.geomspace(2.3, low, 10), *[low] * 30] for low in (0.2, 0.6))
     assert look(History.of(train_loss=through, validation_loss=validation))
     assert not look(History.of(train_loss=far, validation_loss=validation))
+
+
+def _by_heart(shared: float, *, known: bool = True, **more: Any) -> History:
+    """Training falls from 2.3 to 0.4; in the second half validation wins this share of what training does."""
+    training = np.linspace(2.3, 0.4, 60)
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10, "total_steps": 60}
+    validation = np.where(training > 1.35, training + 0.1, 1.45 - shared * (1.35 - training))
+    return History.of(
+        train_loss=training, validation_loss=validation, facts=facts if known else {"total_steps": 60}, **more
+    )
+
+
+@pytest.mark.parametrize(("shared", "told"), [(0.0, True), (0.1, True), (0.4, False)])
+def test_what_training_wins_alone_is_learnt_by_heart(shared: float, told: bool) -> None:
+    assert [finding.severity for finding in look(_by_heart(shared))] == [Severity.WARNING] * told
+
+
+def test_it_is_seen_soon_after_validation_has_stopped() -> None:
+    [finding] = look(_by_heart(0.0))
+    assert finding.detected_at <= 50
+
+
+def test_an_accuracy_that_goes_on_rising_is_learnt_for_all_samples() -> None:
+    assert look(_by_heart(0.0, validation_accuracy=np.linspace(0.1, 0.8, 60))) == []
+
+
+def test_of_a_loss_of_unknown_make_more_has_to_be_by_heart() -> None:
+    history = _by_heart(0.0, known=False)
+    assert look(history) == []
+    history.add_series("validation/loss", range(60), 0.5 + history.series("validation/loss").values)
+    assert [finding.severity for finding in look(history)] == [Severity.WARNING]
+
+
+def test_one_evaluation_that_is_off_says_nothing() -> None:
+    training = [1.72, 1.33, 1.07, 0.79, 0.48, 0.38]
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10, "total_steps": 8}
+    assert (
+        look(History.of(train_loss=training, validation_loss=[1.88, 1.47, 1.09, 1.06, 0.78, 1.99], facts=facts)) == []
+    )

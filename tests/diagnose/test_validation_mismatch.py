@@ -1,5 +1,7 @@
 """TM504 and its look-alikes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from tests.diagnose.trainings import adam, blobs, curve, net, told, train
 from trainmedic.diagnose.rules.validation_mismatch import ValidationMismatch
-from trainmedic.history import History
+from trainmedic.history import History, Layer
 
 RULE = ValidationMismatch()
 
@@ -52,3 +54,45 @@ def test_overfitting_is_another_illness(worst: float) -> None:
 def test_curves_alone_do_not_suffice() -> None:
     history = History.of(train_loss=[1.0] * 20, validation_loss=[9.0] * 20)
     assert "chance" in str(RULE.unmet(history))
+
+
+def _behind(by: float, *, epoch: int = 40, rows: int = 64, **more: Any) -> History:
+    """Ten classes; training learns nearly all within 40 steps, and validation, twice an epoch, is behind by that."""
+    training = [*np.linspace(2.3, 0.2, 40), *[0.2] * 120]
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10, "total_steps": 160, "batch_size": rows}
+    history = History.of(train_loss=training, facts=facts | {"steps_per_epoch": epoch}, **more)
+    at = np.arange(epoch // 2 - 1, 160, epoch // 2)
+    history.add_series("validation/loss", at, np.array(training)[at] + by * np.log(10))
+    return history
+
+
+@pytest.mark.parametrize(("by", "told_at"), [(0.45, [59]), (0.2, [])])
+def test_what_was_seen_once_is_not_known_by_heart(by: float, told_at: list[int]) -> None:
+    assert [finding.detected_at for finding in told(RULE, _behind(by))] == told_at
+
+
+def test_running_statistics_come_late() -> None:
+    norm = [Layer("norm", "BatchNorm1d", 0, (8,))]
+    assert told(RULE, _behind(0.45, layers=norm)) == []
+
+
+def test_a_loss_in_other_units_is_no_proof() -> None:
+    history = _behind(0.45)
+    history.add_series("train/loss", range(160), history.series("train/loss").values / 4)
+    assert told(RULE, history) == []
+
+
+def test_a_leak_is_learnt_in_a_few_epochs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = blobs()
+    leak, noise = nn.functional.one_hot(y, 4).float(), torch.randn(len(x), 8, generator=generator)
+    other = y[torch.randperm(len(y), generator=generator)]
+    model = net(12, 4)
+    history = train(
+        model,
+        (torch.cat([leak, noise], 1), y),
+        validation=(torch.cat([nn.functional.one_hot(other, 4).float(), noise], 1), y),
+        optimizer=adam(model, 2e-2),
+    )
+    [finding] = told(RULE, history)
+    assert finding.detected_at < 0.5 * history.last_step
