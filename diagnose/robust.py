@@ -288,6 +288,8 @@ def often(flags: NDArray[np.bool_], count: int, among: int) -> NDArray[np.bool_]
 
 def medians(rows: Array) -> Array:
     """The median of each row's finite values (rows x values -> rows), NaN for rows without any."""
+    if not rows.shape[1]:
+        return np.full(len(rows), np.nan)
     ordered = np.sort(np.where(np.isfinite(rows), rows, np.nan), axis=1)  # NaN sorts last
     count = np.isfinite(ordered).sum(axis=1)
     row = np.arange(len(rows))

@@ -46,12 +46,13 @@ class NoisyGradient(Rule):
     Usual causes: batches of a few samples at the rate of large ones; a rate that is never lowered; no averaging.
     Formula: at rest, noise holds the loss up by rate / (1 - momentum) x |gradient|^2 / 4 in SGD, and by rate x 1.25 sum
     of |gradient elements| / 4 in Adam and its kin (times the clipping). Told where that is above `excess` of the mean
-    loss in the newer half of the run, and more than as long a run again would bring at the pace of the newest quarter
-    (less `sigmas` standard errors, by `blocks` block means over the newer three quarters), while consecutive gradients
-    have a mean cosine below `agree` (noise, not curvature), at least `least` losses were logged, and the mean loss has
-    come down by more than `learnt` and less than `works` of that of the best constant answer, or of its first level (by
-    the accuracy too). Batches of more than `batch` samples are left to learning-rate-too-high, which asks for a loss
-    that does not fall at all (Kendall's tau of those blocks, one-sided, p above `significance`).
+    loss in the newer half of the run, or above `of_gain` of what that has come down by, and more than as long a run
+    again would bring at the pace of the newest quarter (less `sigmas` standard errors, by `blocks` block means over the
+    newer three quarters), while consecutive gradients have a mean cosine below `agree` (noise, not curvature), at least
+    `least` losses were logged, and the mean loss has come down by more than `learnt` and less than `works` of that of
+    the best constant answer, or of its first level (by the accuracy too). Batches of more than `batch` samples are left
+    to learning-rate-too-high, which asks for a loss that does not fall at all (Kendall's tau of those blocks,
+    one-sided, p above `significance`).
     Remedies: schedule-learning-rate, lower-learning-rate, average-weights, enlarge-batch.
     Known limits: silent where a scheduler is in use, as the rate is going to fall, and where the loss is no known
     criterion (of rewards a loss tells nothing).
@@ -92,13 +93,16 @@ class NoisyGradient(Rule):
     excess: float = Field(
         0.1, gt=0, description="share of the loss, 0 to 1 (a tenth; that of healthy runs is below 0.04)"
     )
+    of_gain: float = Field(
+        1 / 3, gt=0, description="the same over what the loss has come down by (a third of all that was won)"
+    )
     agree: float = Field(
         0.4, gt=0, le=1, description="mean cosine, -1 to 1 (above it they point one way, or to and fro)"
     )
     blocks: int = Field(12, ge=6, description="blocks of the newer three quarters, a number (enough for a rank test)")
     sigmas: float = Field(3.0, gt=0, description="fall, standard errors (one of 700 that stand still falls more)")
     significance: float = Field(0.05, gt=0, lt=0.5, description="p, one-sided (one of 20 that fall looks at rest)")
-    least: int = Field(200, ge=48, description="losses (blocks of a dozen)")
+    least: int = Field(120, ge=48, description="losses (blocks of seven)")
     batch: int = Field(4, ge=1, description="samples a step (with more of them the rate is to blame, not the batch)")
     learnt: float = Field(0.03, gt=0, lt=1, description="share of the first loss, 0 to 1 (not at chance any more)")
     works: float = Field(0.9, gt=0, le=1, description="share of the first loss, 0 to 1 (what is left does not matter)")
@@ -171,7 +175,8 @@ class NoisyGradient(Rule):
             since = steps[len(steps) // 2]
             held = excess[(at >= since) & (at <= steps[-1])]
             share = float(np.mean(held[np.isfinite(held)])) / level if np.isfinite(held).any() and level > 0 else 0.0
-        if not self.excess < share < np.inf or not self._progress(history, steps, losses, level):
+        gained = self._gained(history, steps, losses, level)
+        if gained is None or not min(self.excess * level, self.of_gain * gained) < share * level < np.inf:
             return None
         cosine = _cosine(history, int(since), int(steps[-1]))
         if not abs(cosine) < self.agree or _rate_varies(history, int(steps[len(steps) // 4]), int(steps[-1])):
@@ -197,13 +202,15 @@ class NoisyGradient(Rule):
         batch, parts = history.facts.get("batch_size"), history.facts.get("accumulation", 1)
         return not (isinstance(batch, int) and isinstance(parts, int) and batch * parts > self.batch)
 
-    def _progress(self, history: History, steps: NDArray[np.int64], losses: Array, level: float) -> bool:
+    def _gained(self, history: History, steps: NDArray[np.int64], losses: Array, level: float) -> float | None:
+        """By how much the loss has come down; ``None`` where that is nothing yet, or nearly all."""
         start = chance_level(history, int(steps[-1]))
         if start is None or not start > 0:
             size = history.facts.get("batch_size")
             few = max(SPAN, -(-FEW_SAMPLES // size)) if isinstance(size, int) and size > 0 else SPAN
             start = float(losses[:few].mean())
-        return bool(np.isfinite(start) and self.learnt * abs(start) < start - level < self.works * abs(start))
+        known = np.isfinite(start) and self.learnt * abs(start) < start - level < self.works * abs(start)
+        return start - level if known else None
 
     sick: ClassVar = (
         _run([1.2] * 40 + [0.6 + 0.3 * ((7 * i) % 11 - 5) / 5 for i in range(400)], 2.0),

@@ -72,18 +72,18 @@ class Plateau(Rule):
     third to the last quarter of that stretch by less than `sigmas` standard errors or `still` of it, and from the first
     to the last by less than two or `still`. And the task is not learnt, by evidence that does not come from the curve:
     of classes, the loss is above `unlearnt` of that of the best constant answer (and below 0.9 of it, else underfitting
-    or not-learning tells), and the accuracy of training and validation has not come half of the way from the commonest
-    class to 1; where the targets are the inputs, more than `unexplained` of their variance is left. And the steps are
-    large, |update| / |weight| above `large` at a rate that was never lowered (so that a smaller one would settle), or,
-    of three classes and more, of the usual size above `tiny`. Or, of any loss: the rate fell below `cut` of its height
-    within a share `soon` of the run, and stayed there, while the loss was falling beyond its noise and by twice
-    `still`, and more than a third of `unlearnt` of its first level was left.
+    or not-learning tells), noise would not hide a fall by `visible` of it, and the accuracy of training and validation
+    has not come half of the way from the commonest class to 1; where the targets are the inputs, more than
+    `unexplained` of their variance is left. And the steps are large, |update| / |weight| above `large` at a rate that
+    was never lowered (so that a smaller one would settle), or, of three classes and more, of the usual size above
+    `tiny`. Or, of any loss: the rate fell below `cut` of its height within a share `soon` of the run, and stayed there,
+    while the loss was falling beyond its noise and by twice `still`, and more than a third of `unlearnt` of its first
+    level was left.
     Remedies: schedule-learning-rate, find-learning-rate, lower-learning-rate, raise-learning-rate, swap-optimizer,
     unfreeze, replace-recurrent, widen-model.
     Known limits: needs the total of steps, and, but for a rate that was cut, a loss whose chance is known and measured
-    updates. What a regression or a
-    language model could reach is not known: those are never told. A stair before the rate is cut may be as long in runs
-    that are cut only once, late.
+    updates. What a regression or a language model could reach is not known: those are never told. A stair before the
+    rate is cut may be as long in runs that are cut only once, late.
     Source: Keras' ReduceLROnPlateau asks for no gain over ten epochs; that alone is true of any run that has converged.
     """
 
@@ -116,6 +116,12 @@ class Plateau(Rule):
     values: int = Field(100, ge=20, description="losses of that stretch (fewer leave the trend open)")
     sigmas: float = Field(3.0, gt=0, description="fall that would be progress, standard errors (one in 700 by chance)")
     still: float = Field(0.02, gt=0, lt=1, description="fall that is none, share of the loss (a fiftieth in a quarter)")
+    visible: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="fall of classes' loss that noise must not hide, share of it (a tenth in a quarter)",
+    )
     unlearnt: float = Field(0.3, gt=0, lt=1, description="loss over that of knowing nothing (three tenths are left)")
     unexplained: float = Field(
         0.05, gt=0, lt=1, description="share of the variance of targets that are the inputs (nothing of it is noise)"
@@ -177,10 +183,10 @@ class Plateau(Rule):
             return None  # it was better before
         rates = rate_at(history, steps[: place + 1])
         if self._cut_short(history, rates, values[: place + 1], done, first):
-            known = chance if chance is not None else median(values[: max(5, quarter // 5)])
+            known = chance if chance else median(values[: max(5, quarter // 5)])
             return Flat(first, level, known, fell, doubt, "since its rate was cut while it fell")
         tokens = any("Embedding" in layer.kind for layer in history.architecture.values())
-        if tokens or chance is None or size is None:
+        if tokens or chance is None or not chance > 0 or size is None:
             return None
         kept = bool(np.isfinite(rates).all()) and float(rates[-1]) >= 0.9 * float(np.max(rates))
         if history.facts.get("loss") in SQUARES:
@@ -189,6 +195,8 @@ class Plateau(Rule):
             return None
         if not self.unlearnt < level / chance < 0.9 or size < self.tiny or self._half_way(history, now):
             return None
+        if self.sigmas * doubt > self.visible * level:
+            return None  # the noise hides what would be progress
         several = isinstance(classes := history.facts.get("classes"), int) and classes > 2
         if not several and not (size > self.large and kept):
             return None  # of two classes, half of the answers may well be luck
