@@ -25,6 +25,10 @@ FEW = 8
 """Samples of a batch, below which its loss is that of single samples."""
 SAMPLES = 200
 """Samples whose accuracy is judged, at least: one that is right by a half is known to a thirtieth."""
+FEWEST = 16
+"""Elements of a matrix whose spread is known to a ninth."""
+ENOUGH = 64
+"""Elements of all matrices that must be known: those of another law are told from this one."""
 ALIKE = 0.05
 """Spread of outputs over samples, in spreads of the targets (or in logits), below which nothing has been learnt."""
 
@@ -138,28 +142,47 @@ def untrained(history: History, names: Iterable[str]) -> bool:
     That of n elements has a relative standard error of sqrt(0.2 / n) where they are uniform, sqrt(0.5 / n) where they
     are normal. Each matrix must lie within 3.5 of torch's own default, or, if there are several, of the laws of He,
     Glorot or LeCun, or 0.02; and the mean of their squares, over n matrices, within three standard errors of the 1 that
-    chance gives (1 + 3 sqrt(2 / n)). Weights that were trained elsewhere do not.
+    chance gives (1 + 3 sqrt(2 / n)). Weights that were trained elsewhere do not. Norms tell more than that: they start
+    as ones and zeros, and no training leaves all of them there.
     """
     if "weight_std" not in history:
         return False
+    names = list(names)
     table = history.layers("weight_std")
     spreads = dict(zip(table.layers, table.first()[1].tolist(), strict=True))
+    norms = [spreads.get(name, math.nan) for name in names if _of_norm(history, name)]
+    if any(spread > 0 for spread in norms):
+        return False
     usual: list[float] = []
     other: list[float] = []
+    elements = 0
     for name in names:
         layer = history.architecture.get(name)
         spread = spreads.get(name, math.nan)
-        if layer is None or len(layer.shape) < 2 or math.prod(layer.shape) < 64 or not math.isfinite(spread):
+        if layer is None or not _matrix(layer) or not math.isfinite(spread):
             continue
         default, others = _drawn(history, layer)
         size = min(float(math.prod(layer.shape)), 4_096.0)
         by_default = min(abs(spread / law - 1) / (0.2 / size) ** 0.5 for law in default)
         by_law = min(abs(spread / law - 1) / (0.5 / size) ** 0.5 for law in others)
         (usual if by_default <= by_law else other).append(min(by_default, by_law))
+        elements += math.prod(layer.shape)
     deviations = np.array(usual + other)
-    if not len(deviations) or (not usual and len(other) < 2) or deviations.max() > 3.5:
+    if elements < ENOUGH or (not usual and len(other) < 2) or deviations.max() > 3.5:
         return False
     return bool(np.square(deviations).mean() <= 1 + 3 * (2 / len(deviations)) ** 0.5)
+
+
+def _matrix(layer: Layer) -> bool:
+    """Whether this is a matrix or a kernel, of enough elements; not the lengths of one (weight norm: n x 1 x 1)."""
+    lengths = len(layer.shape) > 2 and math.prod(layer.shape[1:]) == 1
+    return len(layer.shape) > 1 and not lengths and math.prod(layer.shape) >= FEWEST
+
+
+def _of_norm(history: History, name: str) -> bool:
+    """Whether this is a scale or a shift of a norm with several channels."""
+    owner, layer = history.architecture.get(name.rpartition(".")[0]), history.architecture.get(name)
+    return owner is not None and "Norm" in owner.kind and layer is not None and len(layer.shape) == 1 < layer.shape[0]
 
 
 def _drawn(history: History, layer: Layer) -> tuple[list[float], list[float]]:
