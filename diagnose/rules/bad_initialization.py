@@ -40,15 +40,16 @@ class BadInitialization(Rule):
     layer to a later one; or more than half above `wild` by the smaller fan, and it grows by `grown`, the first loss is
     above `sure` times chance, an activation starts with `flat` of its outputs saturated, or they are a recurrent
     layer's and nothing is learnt. Or more than half of the matrices, none of them zero, have `alike` of their units
-    equal. Or two or more are exactly zero for `zero` measured steps, or more than half of them at the first, and
-    nothing was learnt. Or, whatever the weights, the first loss, before any step, is above `over_chance` times chance,
-    and above chance still after `wait` losses, while inputs are within `scaled` and less than `works` of the task is
-    learnt. Chance is ln(classes), or what outputs of zero get (and three standard errors of that in one batch). An
-    error where the loss has come down by less than `learnt` after `wait` losses.
+    equal. Or two or more are exactly zero for `zero` measured steps, and nothing was learnt, or more than half of them
+    after the first step, and nothing was learnt in `wait` losses, nor `works` of the task since. Or, whatever the
+    weights, the first loss, before any step, is above `over_chance` times chance, and what samples differ by grows by
+    `explosion`, or (where no parameter is frozen) it is above chance still after `wait` losses, while inputs are within
+    `scaled` and less than `works` of the task is learnt. Chance is ln(classes), or what outputs of zero get (and three
+    standard errors of that in one batch). An error where the loss has come down by less than `learnt` after `wait`
+    losses.
     Remedies: reinitialize, insert-batchnorm, clip-gradients, lower-learning-rate.
     Known limits: weights are first measured after the first step. Where that step moved most of them by a large part of
-    their size, only the first forward pass counts: both a growth by `explosion` and a loss above `over_chance`. Biases,
-    embeddings and single layers out of law are not judged.
+    their size, only the first forward pass counts. Biases, embeddings and single layers out of law are not judged.
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852: gains of 1 and 1.41 keep the variance; PyTorch's
     own is 0.58. Two thirds of the smallest of them, and not quite twice the largest, leave room for other laws.
     """
@@ -112,7 +113,8 @@ class BadInitialization(Rule):
     wait: int = Field(50, ge=10, description="losses (a rough start may take some)")
 
     def check(self, history: History) -> Iterator[Finding]:
-        found = self._alike(history) or self._out_of_law(history) or self._zero(history) or self._far_off(history)
+        found = self._alike(history) or self._out_of_law(history) or self._blown_up(history) or self._zero(history)
+        found = found or self._far_off(history)
         if found is None:
             return
         step, where, message, evidence = found
@@ -133,7 +135,7 @@ class BadInitialization(Rule):
         if len(found) < 2:
             return None
         if _torn(history, step):  # what is known of the weights is what the first steps have made of them
-            return self._blown_up(history)
+            return None
         small, large = ([both[side] for both in found.values()] for side in (1, 0))
         ordered = sorted(found, key=lambda name: found[name][1])
         if sorted(small)[len(small) // 2] < self.faint:
@@ -214,7 +216,7 @@ class BadInitialization(Rule):
 
     def _far_off(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
         """A first loss, before any step, far above that of knowing nothing, and long no way back to it."""
-        if "train/loss" not in history or learnt(history) > self.works:
+        if "train/loss" not in history or learnt(history) > self.works or _partly_frozen(history):
             return None
         if "input/feature_scale_max" in history and level(history, "input/feature_scale_max") > self.scaled:
             return None  # the inputs are far off, not the weights
@@ -267,7 +269,7 @@ class BadInitialization(Rule):
         )
 
     def _zero(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
-        if "weight_norm" not in history or not self._nothing_learnt(history, self.zero):
+        if "weight_norm" not in history or "train/loss" not in history:
             return None
         table = history.layers("weight_norm")
         if len(table.steps) < self.zero:
@@ -275,10 +277,10 @@ class BadInitialization(Rule):
         columns = matrices(history, table)
         rows = table.values[:, columns]
         still = columns[(rows == 0).all(axis=0)]
-        if len(still) < 2:
+        if len(still) < 2 or not self._nothing_learnt(history, self.zero):
             still = columns[rows[0] == 0]  # one by one they come alive, too late
             known = [x for x in history.architecture.values() if x.kind == "parameter" and len(x.shape) > 1]
-            if len(still) < 2 or 2 * len(still) <= len(known) or not self._harmed(history):
+            if len(still) < 2 or 2 * len(still) <= len(known) or not self._held_up(history):
                 return None
         names = [table.layers[i] for i in still]
         message = f"{len(still)} weight matrices were exactly zero, and no gradient got through them"
@@ -290,6 +292,12 @@ class BadInitialization(Rule):
             return False
         course = course_of(history)
         return bool(len(course)) and course.places[-1] + 1 >= wait and not course.progress[-1] >= self.learnt
+
+    def _held_up(self, history: History) -> bool:
+        """Whether nothing was learnt in the first ``wait`` losses, and the task is not learnt since."""
+        course = course_of(history)
+        then = int(np.searchsorted(course.places, self.wait - 1))
+        return then < len(course) and not course.progress[then] >= self.learnt and not learnt(history) > self.works
 
     def _harmed(self, history: History) -> bool:
         return self._nothing_learnt(history, self.wait)
@@ -310,6 +318,11 @@ class BadInitialization(Rule):
         # large weights behind norms
         _stack([2.3 * 0.97**i for i in range(60)], std=0.5, signal=1.1),
     )
+
+
+def _partly_frozen(history: History) -> bool:
+    """Whether some parameters stay as they are, as where a trained model is turned to another task."""
+    return any(layer.kind == "parameter" and not layer.trainable for layer in history.architecture.values())
 
 
 def _recurrent(history: History, name: str) -> bool:
