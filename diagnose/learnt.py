@@ -168,7 +168,7 @@ def untrained(history: History, names: Iterable[str]) -> bool:
         (usual if by_default <= by_law else other).append(min(by_default, by_law))
         elements += math.prod(layer.shape)
     deviations = np.array(usual + other)
-    if elements < ENOUGH or (not usual and len(other) < 2) or deviations.max() > 3.5:
+    if (elements < ENOUGH and not norms) or (not usual and len(other) < 2) or deviations.max() > 3.5:
         return False
     return bool(np.square(deviations).mean() <= 1 + 3 * (2 / len(deviations)) ** 0.5)
 

@@ -23,8 +23,9 @@ class MemoryGrowth(Rule):
     again and again, a cache without a limit.
     Formula: the record after the first `warm_up` of it, and after the first epoch where its length is known, in
     `blocks` blocks of at least `least` values. Told where the least memory in use rises from each block to the next, by
-    at least `even` of the mean rise, and the second half rises by at least `lasting` of what the first does; in all by
-    more than `growth` bytes and `relative` of what was in use.
+    at least `even` of the mean rise (twice that in blocks of at least `fewest` values after a first epoch), and the
+    second half rises by at least `lasting` of what the first does; in all by more than `growth` bytes and `relative` of
+    what was in use.
     Remedies: free-memory.
     Known limits: replay buffers and data sets that are read into memory over many epochs look the same.
     Source: caches, pools and fragmentation saturate, so that their later half rises less; by chance, eight blocks lie
@@ -46,6 +47,9 @@ class MemoryGrowth(Rule):
 
     blocks: int = Field(8, ge=4, description="a number (the more, the stricter)")
     least: int = Field(8, ge=1, description="values a block (64 steps in all: caches and pools are filled by then)")
+    fewest: int = Field(
+        4, ge=1, description="values a block after a first epoch, of growth that is twice as even (32 steps in all)"
+    )
     warm_up: float = Field(
         0.15, ge=0, lt=1, description="share of the record, 0 to 1 (optimizer state, pools, workspaces)"
     )
@@ -72,7 +76,7 @@ class MemoryGrowth(Rule):
     def _onset(self, history: History, steps: NDArray[np.int64], values: Array) -> tuple[int, int] | None:
         """The first place of the newest unbroken run of growth, and where it was seen; ``None`` where there is none."""
         ends = looks(len(values))
-        ends = ends[(ends + 1) % self.least == 0] if len(values) < 4096 else ends
+        ends = ends[(ends + 1) % self.fewest == 0] if len(values) < 4096 else ends
         seen = None
         for end in ends[::-1]:  # from the newest: most records are not growing, and end here
             if not self._grows(history, steps[: end + 1], values[: end + 1]):
@@ -88,14 +92,16 @@ class MemoryGrowth(Rule):
     def _grows(self, history: History, steps: NDArray[np.int64], values: Array) -> bool:
         first = self._first(history, steps)
         size = (len(values) - first) // self.blocks
-        if size < self.least:
+        epochs = isinstance(history.facts.get("steps_per_epoch"), int)
+        if size < (self.fewest if epochs else self.least):
             return False
+        even = self.even if size >= self.least else 2 * self.even
         floor = values[len(values) - size * self.blocks :].reshape(self.blocks, size).min(axis=1)
         rises = np.diff(floor)
         whole = float(floor[-1] - floor[0])
         half = len(rises) // 2
         return bool(
-            (rises > self.even * whole / len(rises)).all()
+            (rises > even * whole / len(rises)).all()
             and rises[-half:].sum() >= self.lasting * rises[:half].sum()
             and whole > max(self.growth, self.relative * float(floor[0]))
         )

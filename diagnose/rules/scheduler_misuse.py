@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import Course, course_of, several, streak
-from trainmedic.diagnose.robust import Array
+from trainmedic.diagnose.robust import CYCLES, Array
 from trainmedic.history import History
 
 
@@ -25,11 +25,13 @@ class SchedulerMisuse(Rule):
     Formula: (1) the rate is at most `dead` of its peak and has been since a share of at most `early` of the run, for
     longer than it took to get there and for `wait` of the run, while the loss, which was still coming down by `falling`
     of its first level over the second half of that time or has not come down by `little` at all, has come down by less
-    than `works`. (2) The rate of all groups has been exactly zero since the start, for `idle` of the run and
-    `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of the run, or a rate that has never
-    come down is `climbs` times what it was at half of that time (and twice that from the start). The run is
-    `total_steps` long; where that is not known, (1) takes the run so far, and nothing is told of (2) and (3): logs
-    round small rates to zero.
+    than `works`. Or, of a rate that does not come back by design, the sum of all rates, with the present one until the
+    end, has been below `worth` of what the peak would make it for `held` of the run, the rate is below `faded` of its
+    peak and the loss has come down by less than `little`. (2) The rate of all groups has been exactly zero since the
+    start, for `idle` of the run and `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of
+    the run, or a rate that has never come down is `climbs` times what it was at half of that time (and twice that from
+    the start). The run is `total_steps` long; where that is not known, (1) takes the run so far, and nothing is told of
+    (2) and (3): logs round small rates to zero.
     Remedies: schedule-learning-rate, raise-learning-rate.
     Known limits: silent on rates lowered at plateaus (ReduceLROnPlateau), and on schedules that are a few times too
     short. A schedule that is lowered to next to nothing on purpose for most of the run looks the same.
@@ -70,6 +72,15 @@ class SchedulerMisuse(Rule):
         0.5, gt=0, lt=1, description="share of the first loss, 0 to 1 (half of it: the task is not learnt)"
     )
     works: float = Field(0.9, gt=0, le=1, description="share of the first loss, 0 to 1 (no more rate is needed)")
+    worth: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="sum of the rates over peak x steps (cosine, linear 0.5; steps at 30, 60 and 80 % 0.33; 1e-4 at "
+        "the end of an exponential one 0.11)",
+    )
+    faded: float = Field(0.1, gt=0, lt=1, description="rate over its peak, 0 to 1 (a decade)")
+    held: float = Field(0.05, gt=0, lt=1, description="share of the run, 0 to 1 (restarts stay down for less)")
     idle: float = Field(
         0.05, gt=0, lt=1, description="share of the run, 0 to 1 (a warm-up from zero leaves it at once)"
     )
@@ -89,9 +100,9 @@ class SchedulerMisuse(Rule):
         given = history.facts.get("total_steps")
         total = float(given) if isinstance(given, int) and given > 0 else float("nan")
         found = self._zero(history, steps, rates, total) or self._late(history, steps, rates, total)
-        found = (
-            found or self._climbing(history, steps, rates, total) or self._dead(history, course, steps, rates, total)
-        )
+        found = found or self._climbing(history, steps, rates, total)
+        found = found or self._dead(history, course, steps, rates, total)
+        found = found or self._fading(history, course, steps, rates, total)
         if found is None:
             return
         onset, detected, message, evidence = found
@@ -178,6 +189,35 @@ class SchedulerMisuse(Rule):
         )
         evidence = Evidence(name="share of the run with a rate", value=share, limit=100 * self.early, unit="%")
         return steps[died], course.steps[start] - history.first_step, message, evidence
+
+    def _fading(
+        self, history: History, course: Course, steps: Array, rates: Array, total: float
+    ) -> tuple[float, float, str, Evidence] | None:
+        """A rate that has fallen so far, so soon, that all steps of the run are worth a few at its peak."""
+        scheduler = history.facts.get("scheduler")
+        if not total > 0 or scheduler == "ReduceLROnPlateau" or scheduler in CYCLES:
+            return None
+        peak = np.maximum.accumulate(rates)
+        gone, left = np.cumsum(rates * np.diff(steps, prepend=steps[0] - 1)), total - (steps - steps[0] + 1)
+        with np.errstate(invalid="ignore"):
+            bound = (gone + rates * left) / (peak * total)  # if it stayed as it is from now on
+        moments = course.steps - history.first_step
+        now = np.maximum(np.searchsorted(steps, moments, side="right") - 1, 0)
+        sick = (bound[now] < self.worth) & (rates[now] < self.faded * peak[now]) & (course.progress < self.little)
+        since = streak(np.asarray(sick))
+        if since is None:
+            return None
+        held = np.flatnonzero(moments - moments[since] >= self.held * total)
+        if not len(held):
+            return None
+        fell = int(np.flatnonzero(rates >= 0.5 * peak)[-1])
+        message = (
+            f"the learning rate has fallen to {rates[-1] / peak[-1]:.2g} of its peak, so that all steps of the run are "
+            f"worth {bound[-1] * total:.3g} of its {total:.0f} at that, and the loss is at {course.level[-1]:.3g}, "
+            f"from {course.start:.3g}"
+        )
+        evidence = Evidence(name="sum of the rates over peak x steps", value=bound[-1], limit=self.worth)
+        return steps[fell], moments[held[0]], message, evidence
 
     sick: ClassVar = (
         # halved every fourth batch

@@ -11,6 +11,7 @@ from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import streak
 from trainmedic.diagnose.learnt import SPAN, chance, learnt, level, skill
 from trainmedic.diagnose.robust import ABSOLUTES, SQUARES, median
+from trainmedic.diagnose.rules.saturated_activation import RECURRENT, SaturatedActivation
 from trainmedic.history import History, Layer, Series
 
 
@@ -71,7 +72,8 @@ class UnnormalizedInput(Rule):
     distribution (loss against their entropy or variance, accuracy against the commonest class by `sigmas`: less than
     `chance_level` of the task) for its first `steps` steps and for `lost` of all (of those so far, where the total is
     not known), and for as long again if at its pace it would have been there by then (not where the inputs made the
-    first loss `harm` times that of chance). Silent once `works` of the task has been learnt. An error where the first
+    first loss `harm` times that of chance). Or, of inputs, the activation that they go through first is saturated (see
+    saturated-activation). Silent once `works` of the task has been learnt. An error where the first
     loss was `harm` times that of chance (then the loss alone tells what is learnt), or nothing is learnt still.
     Remedies: normalize-inputs, insert-batchnorm, find-learning-rate, raise-learning-rate, scale-targets.
     Known limits: needs a live run of a loss that is a mean, or of classes. Sparse and one-hot inputs have small
@@ -147,7 +149,10 @@ class UnnormalizedInput(Rule):
         if not scales or self._works(history):
             return
         targets_only = [scale.series for scale in scales] == ["target/std"]
+        flat = None if targets_only else _flat(history)
         seen = self._lost_until(history, patience=2 if targets_only else 1)  # outputs have to walk to their targets
+        if flat is not None:
+            seen = flat.detected_at if seen is None else min(seen, flat.detected_at)
         if seen is None:
             return
         first = self._first_loss(history)
@@ -156,13 +161,16 @@ class UnnormalizedInput(Rule):
         evidence = [Evidence(name=scale.series, value=scale.value, limit=scale.limit) for scale in scales]
         if np.isfinite(first):
             evidence.append(Evidence(name="first loss over that of chance", value=first, limit=self.harm))
+        harm = f"{seen - start + 1} steps in the model was no better than a constant"
+        if flat is not None:
+            harm = flat.message
+            evidence += flat.evidence[:1]
         yield self.finding(
             step=min(start, seen),
             detected_at=seen,
             where=[scale.series for scale in scales],
             severity=Severity.ERROR if severe else Severity.WARNING,
-            message=f"{' and '.join(scale.message for scale in scales)}, and {seen - start + 1} steps in "
-            "the model was no better than a constant",
+            message=f"{' and '.join(scale.message for scale in scales)}, and {harm}",
             evidence=evidence,
         )
 
@@ -255,6 +263,17 @@ def _lasting(steps: NDArray[np.int64], flags: NDArray[np.bool_]) -> list[int]:
     """The step from which flags have stayed up until now, if they are: one batch may be easy."""
     start = streak(flags)
     return [] if start is None else [int(steps[start])]
+
+
+def _flat(history: History) -> Finding | None:
+    """What saturated-activation tells of the first activation, if it is the one that the inputs go through."""
+    taking = history.architecture.get(str(history.facts.get("input_layer")))
+    if taking is None or SaturatedActivation().unmet(history) is not None:
+        return None
+    after = [layer for layer in history.architecture.values() if layer.activation and layer.order >= taking.order >= 0]
+    first = taking if taking.kind in RECURRENT else min(after, key=lambda layer: layer.order, default=None)
+    told = SaturatedActivation().check(history)
+    return next((finding for finding in told if first is not None and first.name in finding.where), None)
 
 
 def _normalised(history: History) -> bool:

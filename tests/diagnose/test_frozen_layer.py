@@ -77,3 +77,31 @@ def test_a_group_at_a_rate_of_zero() -> None:
     [finding] = told(RULE, history)
     assert set(finding.where) == {"first", "second"}
     assert "no step has moved them" in finding.message
+
+
+class _Narrow(nn.Module):
+    """Kernels of 18 and 36 elements with norms, under a head."""
+
+    def __init__(self, frugal: bool) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(1, 2, 3, 1, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3, 1, 1), nn.BatchNorm2d(2)]
+        self.body, self.head, self.frugal = nn.Sequential(*layers, nn.ReLU(), nn.Flatten()), nn.Linear(32, 4), frugal
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(not self.frugal):
+            features = self.body(x.view(-1, 1, 4, 4))
+        return self.head(features)  # type: ignore[no-any-return]
+
+
+def test_small_kernels_are_known_together() -> None:
+    torch.manual_seed(0)
+    [finding] = told(RULE, train(_Narrow(frugal=True), blobs()))
+    assert "body.0" in finding.where
+
+
+def test_norms_that_somebody_trained_say_so() -> None:
+    torch.manual_seed(0)
+    model = _Narrow(frugal=True)
+    with torch.no_grad():
+        model.body[1].weight.mul_(torch.tensor([0.9, 1.2]))
+    assert told(RULE, train(model, blobs())) == []

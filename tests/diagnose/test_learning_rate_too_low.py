@@ -61,3 +61,13 @@ def test_a_good_start_is_fine_tuning() -> None:
 @pytest.mark.parametrize("update", [0.0, float("nan"), float("inf")])
 def test_no_update_at_all_is_another_illness(update: float) -> None:
     assert look([2.3] * 300, [update] * 300, total_steps=300) == []
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_a_bias_that_learns_the_mean_has_learnt_nothing(spread: float) -> None:
+    losses = np.linspace(0.21, 0.1, 300)
+    series: dict[str, Any] = {"target_std": [spread] * 300, "a.weight__update_ratio": [1e-5] * 300}
+    facts: dict[str, Any] = {"total_steps": 300, "loss": "MSELoss", "reduction": "mean"}
+    layers = [Layer("a.weight", "parameter", 0, (8, 8))]
+    history = History.of(train_loss=list(losses), layers=layers, facts=facts, **series)
+    assert bool(list(LearningRateTooLow().check(history))) == (spread < 0.5)

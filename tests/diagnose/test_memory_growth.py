@@ -53,3 +53,10 @@ def test_small_beside_what_is_in_use() -> None:
 
 def test_a_long_record_is_judged_fast() -> None:
     assert look(500 * MB + 100.0 * np.arange(300_000))
+
+
+def test_after_the_first_epoch_a_leak_is_told_soon() -> None:
+    leak = 500 * MB + 1.5 * MB * np.arange(93)
+    [finding] = look(leak, steps_per_epoch=31)
+    assert finding.detected_at < 70
+    assert look(leak[:62], steps_per_epoch=31) == []

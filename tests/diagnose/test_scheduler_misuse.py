@@ -40,12 +40,14 @@ SICK: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], int]] = {
     "exponential of epochs per batch": (lambda o: lr_scheduler.ExponentialLR(o, 0.9), 1),
     "milestones of epochs per batch": (lambda o: lr_scheduler.MultiStepLR(o, [10, 15], 0.1), 1),
     "a polynomial too short": (lambda o: lr_scheduler.PolynomialLR(o, 40), 1),
+    "an exponential that fades within a third": (lambda o: lr_scheduler.ExponentialLR(o, 0.98), 1),
     "a cycle of batches per epoch": (lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=STEPS), EPOCH),
     "a warm-up from zero per epoch": (lambda o: lr_scheduler.LambdaLR(o, lambda epoch: min(1.0, epoch / 5)), EPOCH),
 }
 
 HEALTHY: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], int]] = {
     "steps": (lambda o: lr_scheduler.StepLR(o, 5, 0.5), EPOCH),
+    "exponential down to 1e-4": (lambda o: lr_scheduler.ExponentialLR(o, 1e-4 ** (1 / STEPS)), 1),
     "exponential": (lambda o: lr_scheduler.ExponentialLR(o, 0.8), EPOCH),
     "milestones": (lambda o: lr_scheduler.MultiStepLR(o, [10, 15], 0.1), EPOCH),
     "cosine": (lambda o: lr_scheduler.CosineAnnealingLR(o, STEPS), 1),

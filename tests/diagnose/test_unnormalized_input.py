@@ -65,3 +65,11 @@ def test_a_slow_start_on_ordinary_inputs_is_not_told(seed: int) -> None:
         facts={"loss": "MSELoss", "reduction": "mean"},
     )
     assert told(RULE, history) == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_places_in_pixels_saturate_what_they_go_through(scale: float) -> None:
+    x, y = curve(features=2)
+    model = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+    findings = told(RULE, train(model, (x * scale, y), nn.MSELoss()))
+    assert [finding.detected_at < 5 for finding in findings] == ([True] if scale > 1 else [])
