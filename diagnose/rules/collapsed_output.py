@@ -232,8 +232,10 @@ def _code(history: History) -> _Code | None:
 
 def _column(series: Series, steps: NDArray[np.int64]) -> Array:
     """The newest value up to each step; NaN before the first."""
+    if not len(series.steps):
+        return np.full(len(steps), np.nan)
     place = np.searchsorted(series.steps, steps, side="right") - 1
-    return np.where(place >= 0, series.values[np.maximum(place, 0)], np.nan) if len(series.steps) else steps * np.nan
+    return np.where(place >= 0, series.values[np.maximum(place, 0)], np.nan)
 
 
 def _at(history: History, name: str, steps: NDArray[np.int64]) -> Array:
