@@ -144,12 +144,14 @@ class NoisyGradient(Rule):
         losses = history.series("train/loss")
         if len(losses.steps) < self.least or not len(steps):
             return None
-        seen, newest = None, (0.0, 0.0)
+        seen, newest, moved = None, (0.0, 0.0), False
         for end in self._looks(len(losses.steps))[::-1]:  # from the newest: most runs end here
             found = self._at_rest(history, losses.steps[: end + 1], losses.values[: end + 1], steps, excess)
-            if found is None:
+            if found is None and (moved or not self.small(history)):
                 break
-            newest, seen = (found if seen is None else newest), int(end)
+            moved = found is None  # of few samples, one look in 700 falls by chance
+            if found is not None:
+                newest, seen = (found if seen is None else newest), int(end)
         if seen is None:
             return None
         level = float(np.mean(losses.values[len(losses.values) // 2 :]))
