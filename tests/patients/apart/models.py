@@ -21,7 +21,7 @@ def block(inputs: int, outputs: int, groups: int = 1) -> nn.Sequential:
 class UNet(nn.Module):
     """Down twice and up again, with the finer maps handed across; adds its output to the picture, or not."""
 
-    def __init__(self, width: int = 8, norm: bool = True) -> None:
+    def __init__(self, width: int = 6, norm: bool = True) -> None:
         super().__init__()
         self.down = nn.ModuleList([self.stage(1, width, norm), self.stage(width, 2 * width, norm)])
         self.bottom = self.stage(2 * width, 2 * width, norm)
@@ -46,7 +46,7 @@ class UNet(nn.Module):
 class Dense(nn.Module):
     """Every convolution sees the outputs of all before it."""
 
-    def __init__(self, growth: int = 6, depth: int = 3, classes: int = 26) -> None:
+    def __init__(self, growth: int = 5, depth: int = 3, classes: int = 26) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, growth, 3, 2, 1), nn.ReLU())
         self.layers = nn.ModuleList(
@@ -65,7 +65,7 @@ class Dense(nn.Module):
         return self.head(F.avg_pool2d(x, 2).flatten(1))  # type: ignore[no-any-return]
 
 
-def mobile(width: int = 16, classes: int = 26) -> nn.Module:
+def mobile(width: int = 12, classes: int = 26) -> nn.Module:
     """Convolutions of single channels, and of single places, in turn."""
     return nn.Sequential(
         nn.Conv2d(1, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU6(),
@@ -88,7 +88,7 @@ class Squeeze(nn.Module):
         return x * self.layers(x.mean((2, 3)))[:, :, None, None]  # type: ignore[no-any-return]
 
 
-def squeezed(width: int = 12, classes: int = 26) -> nn.Module:
+def squeezed(width: int = 9, classes: int = 26) -> nn.Module:
     """Convolutions with group norm, whose channels are squeezed and excited."""
     return nn.Sequential(
         nn.Conv2d(1, width, 3, 2, 1), nn.GroupNorm(3, width), nn.SiLU(), Squeeze(width),
@@ -100,7 +100,7 @@ def squeezed(width: int = 12, classes: int = 26) -> nn.Module:
 class Perceiver(nn.Module):
     """A few latent vectors look at the rows of a picture, and tell the class."""
 
-    def __init__(self, width: int = 32, latents: int = 6, classes: int = 26) -> None:
+    def __init__(self, width: int = 24, latents: int = 4, classes: int = 26) -> None:
         super().__init__()
         self.embed, self.places = nn.Linear(16, width), nn.Parameter(0.1 * torch.randn(32, width))
         self.latents = nn.Parameter(0.5 * torch.randn(latents, width))
@@ -121,7 +121,7 @@ class Perceiver(nn.Module):
 class Siamese(nn.Module):
     """Pictures to places on a sphere; ``head`` tells the class from there."""
 
-    def __init__(self, width: int = 16, code: int = 32) -> None:
+    def __init__(self, width: int = 12, code: int = 24) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(1, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU(),
@@ -346,7 +346,7 @@ class Neighbours(nn.Module):
 class Dilated(nn.Module):
     """Causal convolutions each of which looks twice as far back, around which the signal also flows."""
 
-    def __init__(self, width: int = 12, depth: int = 4, outputs: int = 1) -> None:
+    def __init__(self, width: int = 8, depth: int = 4, outputs: int = 1) -> None:
         super().__init__()
         self.first = nn.Conv1d(1, width, 1)
         self.layers = nn.ModuleList(nn.Conv1d(width, width, 3, dilation=2**i) for i in range(depth))
@@ -363,7 +363,7 @@ class Dilated(nn.Module):
 class WordModel(nn.Module):
     """A recurrent model of words, whose output layer is its table of words."""
 
-    def __init__(self, width: int = 32, words: int = 600, drop: float = 0.0) -> None:
+    def __init__(self, width: int = 24, words: int = 300, drop: float = 0.0) -> None:
         super().__init__()
         self.words, self.rnn = nn.Embedding(words, width), nn.GRU(width, width, batch_first=True)
         self.drop, self.bias = nn.Dropout(drop), nn.Parameter(torch.zeros(words))
@@ -386,7 +386,7 @@ def turned(x: Tensor) -> Tensor:
 class Rotary(nn.Module):
     """A causal transformer with RMSNorm, gated units and rotary places."""
 
-    def __init__(self, width: int = 32, depth: int = 1, words: int = 600, outputs: int = 600) -> None:
+    def __init__(self, width: int = 24, depth: int = 1, words: int = 300, outputs: int = 300) -> None:
         super().__init__()
         self.words, self.last = nn.Embedding(words, width), RootNorm(width)
         nn.init.normal_(self.words.weight, std=0.3)
@@ -414,10 +414,10 @@ class Rotary(nn.Module):
 class Tagger(nn.Module):
     """A recurrent net that reads both ways and tells a kind for every character."""
 
-    def __init__(self, width: int = 20, kinds: int = 6) -> None:
+    def __init__(self, width: int = 16, kinds: int = 6) -> None:
         super().__init__()
-        self.letters = nn.Embedding(128, 16)
-        self.rnn = nn.GRU(16, width, batch_first=True, bidirectional=True)
+        self.letters = nn.Embedding(128, 12)
+        self.rnn = nn.GRU(12, width, batch_first=True, bidirectional=True)
         self.head = nn.Linear(2 * width, kinds)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -428,7 +428,7 @@ class Tagger(nn.Module):
 class Sequences(nn.Module):
     """Reads letters, then writes letters while it attends to what was read; all in one go."""
 
-    def __init__(self, width: int = 40) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.letters = nn.Embedding(27, width)
         self.reader = nn.GRU(width, width, batch_first=True)

@@ -199,7 +199,7 @@ KINDS = 6
 
 @cache
 def kinds() -> Data:
-    """40 characters of a program (numbers below 128), and of each the kind of token it stands in; 2,400 to train on."""
+    """24 characters of a program (numbers below 128), and of each the kind of token it stands in; 2,400 to train on."""
     folder = Path(os.__file__).parent
     x, y = [], []
     for name in SOURCES:
@@ -209,8 +209,8 @@ def kinds() -> Data:
             text = text[: text.rfind("\n\n\n")]
             x += [min(ord(letter), 127) for letter in text]
             y += _kinds_of(text)
-    count = len(x) // 40
-    shape = [torch.tensor(values)[: count * 40].view(-1, 40) for values in (x, y)]
+    count = len(x) // 24
+    shape = [torch.tensor(values)[: count * 24].view(-1, 24) for values in (x, y)]
     return Data.split(shape[0], shape[1], 400).first(2_400)
 
 
@@ -233,7 +233,7 @@ def _kinds_of(text: str) -> list[int]:
 
 @cache
 def program() -> Data:
-    """16 words of Python's own sources and those that follow, 600 words known; 5,000 to train on, 400 held out."""
+    """16 words of Python's own sources and those that follow, 300 words known; 5,000 to train on, 400 held out."""
     words: list[str] = []
     for name in ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest"):
         path = Path(os.__file__).parent / f"{name}.py"
@@ -244,13 +244,13 @@ def program() -> Data:
 
 @cache
 def genesis() -> Data:
-    """20 words of the Bible's first books and those that follow, 600 words known; 4,000 to train on, 300 held out."""
+    """20 words of the Bible's first books and those that follow, 300 words known; 4,000 to train on, 300 held out."""
     return _followed(" ".join(_bible()[:4_000]).split(), 20, 300, 4_000)
 
 
 def _followed(words: list[str], length: int, held_out: int, count: int) -> Data:
     """Sequences of so many words and of those that follow; numbers tell how common, 0 is rare."""
-    known = {word: number for number, (word, _) in enumerate(Counter(words).most_common(599), 1)}
+    known = {word: number for number, (word, _) in enumerate(Counter(words).most_common(299), 1)}
     tokens = torch.tensor([known.get(word, 0) for word in words])
     size = (len(tokens) - 1) // length * length
     x, y = (tokens[shift : shift + size].view(-1, length) for shift in (0, 1))

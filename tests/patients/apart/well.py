@@ -71,13 +71,13 @@ def noisy(amount: float) -> Any:
 @healthy("nothing at all: a U-Net that takes noise away", family="unet", data="hills", metric=EXPLAINED)
 def noise_taken_away() -> Training:
     model = UNet()
-    return Training(model, adam(model, 2e-3), hills(), objective=noisy(0.3), epochs=7, batch=32)
+    return Training(model, adam(model, 2e-3), hills(), objective=noisy(0.3), epochs=5, batch=32)
 
 
 @healthy("nothing at all: densely connected convolutions", family="densenet", data="letters")
 def plain_dense() -> Training:
     model = Dense()
-    return Training(model, momentum(model, 0.03, weight_decay=5e-4), letters(), epochs=8)
+    return Training(model, adamw(model, 3e-3), letters(), epochs=7)
 
 
 @healthy("nothing at all: separable convolutions", family="mobilenet", data="letters")
@@ -96,7 +96,7 @@ def plain_squeezed() -> Training:
 @healthy("nothing at all: latent vectors that look at a picture", family="perceiver", data="letters")
 def plain_perceiver() -> Training:
     model = Perceiver()
-    training = Training(model, adamw(model, 3e-3, weight_decay=0.01), letters(), epochs=14)
+    training = Training(model, adamw(model, 3e-3, weight_decay=0.01), letters(), epochs=10)
     end = training.steps // 10
     return training.scheduled(lr_scheduler.LambdaLR, lambda step: min(1.0, (step + 1) / end))
 
@@ -134,13 +134,13 @@ def plain_swish() -> Training:
 @healthy("nothing at all: dilated convolutions over months", family="dilated", data="sunspots", metric=EXPLAINED)
 def plain_dilated() -> Training:
     model = Dilated()
-    return Training(model, adam(model, 1e-3), suns(), nn.MSELoss(), epochs=15)
+    return Training(model, adam(model, 1e-3), suns(), nn.MSELoss(), epochs=12)
 
 
 @healthy("nothing at all: characters tagged", family="tagger", data="sources")
 def plain_tagger() -> Training:
     model = Tagger()
-    return Training(model, adam(model, 5e-3), kinds(), epochs=8, batch=64, step=clipped_step(1.0))
+    return Training(model, adam(model, 5e-3), kinds(), epochs=6, batch=64, step=clipped_step(1.0))
 
 
 @healthy("nothing at all: words written backwards", family="seq2seq", data="dictionary")
