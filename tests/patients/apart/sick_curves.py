@@ -1,0 +1,407 @@
+"""Losses that are noisy, climb, jump, swing, stand still, crawl, stay at chance, or measure the wrong thing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from tests.patients.apart.models import (
+    Dilated,
+    Fourier,
+    Rotary,
+    Siamese,
+    Tagger,
+    UNet,
+    WideDeep,
+    WordBag,
+    denoiser,
+    gated,
+    maxout,
+    mobile,
+    spelt,
+    squeezed,
+    swish,
+)
+from tests.patients.apart.tables import (
+    answers,
+    cuts,
+    gem_kinds,
+    gems,
+    hills,
+    kinds,
+    letters,
+    program,
+    proper_names,
+    suns,
+    testaments,
+    volcano,
+)
+from tests.patients.optimizers import adam, adamw, momentum
+from tests.patients.patient import sick
+from tests.patients.training import BALANCED, EXPLAINED, SKILL, Data, Loader, Metric, Training, clipped_step
+
+# -- noise -------------------------------------------------------------------------------------------------------------
+
+
+@sick(
+    "TM205", "weights of samples with a long tail: a batch is one sample", family="swish", data="diamonds",
+    metric=EXPLAINED, symptoms=("TM402", "TM403", "TM404", "TM202", "TM601"),
+    cures=("clip-gradients", "lower-learning-rate", "schedule-learning-rate", "average-weights"),
+)  # fmt: skip
+def long_tail_of_weights(sick: bool) -> Training:
+    def objective(model: nn.Module, batch: Any) -> Tensor:
+        x, y, seldom = batch[0], batch[1], batch[0][:, :6].square().sum(1)
+        weight = (1.5 * seldom).exp().clamp_max(1e9) if sick else torch.ones(len(x))
+        return (weight / weight.mean() * (model(x) - y).square()[:, 0]).mean()
+
+    model = swish(23, 1)
+    return Training(model, adam(model, 3e-3), gems(), objective=objective, epochs=8)
+
+
+@sick(
+    "TM205", "a policy's rewards of 20 and 21, from which nothing is subtracted", family="maxout", data="diamonds",
+    symptoms=("TM403", "TM404", "TM405", "TM406", "TM601", "TM305", "TM503"),
+    cures=("lower-learning-rate", "average-weights"),
+)  # fmt: skip
+def rewards_far_from_zero(sick: bool) -> Training:
+    def objective(model: nn.Module, batch: Any) -> Tensor:
+        choice = torch.distributions.Categorical(logits=model(batch[0]))
+        action = choice.sample()
+        reward = 20 + (action == batch[1]).float()
+        advantage = reward if sick else reward - reward.mean()
+        return -(choice.log_prob(action) * advantage).mean()
+
+    model = maxout(8, 5)
+    return Training(model, adam(model, 2e-3), cuts(), objective=objective, epochs=12)
+
+
+# -- climbs and jumps --------------------------------------------------------------------------------------------------
+
+WRECKED = ("TM101", "TM202", "TM301", "TM304", "TM305", "TM402", "TM403", "TM404", "TM406", "TM601")
+
+
+def returns(discount: float) -> Data:
+    """Windows of 49 months, and the discounted sum of what comes from the 49th on."""
+    data = suns()
+    both = [torch.cat([x, y[:, :, None]], 2) for x, y in ((data.x, data.y), (data.val_x, data.val_y))]
+    sums = []
+    for y in (data.y, data.val_y):
+        total, worth = torch.zeros(1), torch.empty_like(y)
+        for i in range(len(y) - 1, -1, -1):
+            total = y[i] + discount * total
+            worth[i] = total
+        sums.append(worth)
+    return Data(both[0], sums[0], both[1], sums[1])
+
+
+@sick(
+    "TM401", "no discount: the net runs after its own forecasts", family="dilated", data="sunspots",
+    metric=EXPLAINED, symptoms=WRECKED, cures=("rewind", "stop-early"), onset=None,
+)  # fmt: skip
+def no_discount(sick: bool) -> Training:
+    class Worth(Dilated):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[:, :, :48])
+
+    def objective(model: nn.Module, batch: Any) -> Tensor:
+        now, then = batch[0], batch[0][:, :, 1:]
+        with torch.no_grad():
+            bound = then[:, 0, -1:] + (1.0 if sick else 0.5) * model(then)
+        return F.mse_loss(model(now), bound)
+
+    model = Worth()
+    return Training(model, adam(model, 1e-3), returns(0.5), objective=objective, epochs=7)
+
+
+@sick(
+    "TM401", "one cycle whose peak was meant for another optimizer", family="gated", data="diamonds",
+    also=("TM601", "TM603"), symptoms=WRECKED, cures=("lower-learning-rate", "schedule-learning-rate", "rewind"),
+    onset=0.1,
+)  # fmt: skip
+def peak_of_another(sick: bool) -> Training:
+    model = gated(8, 5)
+    training = Training(model, momentum(model, 0.02), cuts(), step=clipped_step(5.0), epochs=8)
+    return training.scheduled(lr_scheduler.OneCycleLR, 2.0 if sick else 0.1, total_steps=training.steps)
+
+
+@sick(
+    "TM402", "six prices in cents: whenever one is met the net is thrown", family="wide-deep", data="diamonds",
+    metric=EXPLAINED, also=("TM304",), symptoms=("TM202", "TM205", "TM403", "TM404", "TM601"),
+    cures=("skip-step", "clip-gradients"),
+)  # fmt: skip
+def prices_in_cents(sick: bool) -> Training:
+    data, model = gem_kinds(), WideDeep()
+    if sick:
+        wrong = data.y.clone()
+        wrong[::1_000] = 100 * (wrong[::1_000].abs() + 1)
+        data = data._replace(y=wrong)
+    return Training(model, momentum(model, 0.01), data, nn.MSELoss(), epochs=12)
+
+
+class Shifted(Loader):
+    """One part of the files has labels that belong to the next sample."""
+
+    part: tuple[float, float] = (1.0, 1.0)
+    total = 1
+    loaded = 0
+
+    def load(self, rows: Tensor) -> list[Tensor]:
+        x, y = super().load(rows)
+        self.loaded += 1
+        if self.part[0] * self.total < self.loaded <= self.part[1] * self.total:
+            y = y.roll(1, 0)
+        return [x, y]
+
+
+@sick(
+    "TM402", "late in the run a file whose labels are one row off", family="mobilenet", data="letters",
+    symptoms=("TM202", "TM401", "TM404", "TM504", "TM403", "TM406"), cures=("skip-step", "rewind", "clip-gradients"),
+    onset=0.86,
+)  # fmt: skip
+def one_row_off(sick: bool) -> Training:
+    model, data = mobile(), letters()
+    loader = Shifted(data.x, data.y)
+    training = Training(model, momentum(model, 0.02), data, epochs=7, loader=loader)
+    loader.part, loader.total = (0.86, 0.94) if sick else (1.0, 1.0), training.steps
+    return training
+
+
+# -- swings ------------------------------------------------------------------------------------------------------------
+
+
+@sick(
+    "TM403", "pictures of two scanners in turn, forty batches of each", family="squeeze-excite", data="letters",
+    symptoms=("TM205", "TM402", "TM404", "TM504", "TM601"),
+)  # fmt: skip
+def two_scanners(sick: bool) -> Training:
+    class Blocks(Loader):
+        def load(self, rows: Tensor) -> list[Tensor]:
+            x, y = super().load(rows)
+            self.loaded = getattr(self, "loaded", -1) + 1
+            other = (
+                torch.full((len(x), 1, 1, 1), self.loaded // 40 % 2 == 1) if sick else torch.rand(len(x), 1, 1, 1) < 0.5
+            )
+            return [torch.where(other, 1 - x.flip(3), x), y]
+
+    data, model = letters(), squeezed()
+    second = torch.arange(len(data.val_x))[:, None, None, None] % 2 == 1
+    data = data._replace(val_x=torch.where(second, 1 - data.val_x.flip(3), data.val_x))
+    return Training(model, adam(model, 3e-3), data, epochs=9, loader=Blocks(data.x, data.y))
+
+
+@sick(
+    "TM403", "LBFGS, which is made for full batches, on small ones", family="gated", data="diamonds", metric=EXPLAINED,
+    also=("TM601",), symptoms=("TM205", "TM401", "TM402", "TM404", "TM202", "TM502", "TM101"),
+    cures=("swap-optimizer", "lower-learning-rate"),
+)  # fmt: skip
+def lbfgs_on_batches(sick: bool) -> Training:
+    model, losses = gated(23, 1, 16), nn.MSELoss()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.3, max_iter=2, history_size=10)
+
+    def step(t: Training, batch: Any) -> Tensor:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = losses(model(batch[0]), batch[1])
+            loss.backward()
+            return loss  # type: ignore[no-any-return]
+
+        return optimizer.step(closure)  # type: ignore[return-value,arg-type]
+
+    data, batch = gems().first(3_000), 32 if sick else 3_000
+    return Training(model, optimizer, data, losses, step=step, epochs=6 if sick else 120, batch=batch)
+
+
+# -- stands still ------------------------------------------------------------------------------------------------------
+
+CUT_CURES = ("raise-learning-rate", "find-learning-rate", "schedule-learning-rate")
+
+
+@sick(
+    "TM404", "a rate that is lowered on plateaus asks after every batch", family="unet", data="hills",
+    metric=EXPLAINED, also=("TM603", "TM602"), symptoms=("TM405", "TM502"), cures=CUT_CURES, onset=None,
+)  # fmt: skip
+def asks_after_every_batch(sick: bool) -> Training:
+    def objective(model: nn.Module, batch: Any) -> Tensor:
+        return F.mse_loss(model(batch[0] + 0.3 * torch.randn_like(batch[0])), batch[1])
+
+    def step(t: Training, batch: Any) -> Tensor:
+        t.optimizer.zero_grad()
+        loss = t.loss_of(batch)
+        loss.backward()
+        t.optimizer.step()
+        if sick:
+            lowered.step(loss.item())
+        return loss
+
+    model = UNet(norm=False)
+    training = Training(model, adam(model, 2e-3), hills(), objective=objective, step=step, epochs=7, batch=32)
+    lowered = lr_scheduler.ReduceLROnPlateau(training.optimizer, patience=5)
+    return training
+
+
+@torch.no_grad()
+def nearest(t: Training) -> float:
+    """Share of the validation pictures whose nearest neighbour among others is the same letter."""
+    code, y = t.main.code(t.tensors[0]), t.tensors[1]  # type: ignore[operator]
+    distance = torch.cdist(code, code).fill_diagonal_(9)
+    return float((y[distance.argmin(1)] == y).float().mean())
+
+
+NEAREST = Metric("nearest is alike", "max", nearest, lambda t: 1 / 26)
+
+
+def triplets(hardest: bool, margin: float = 0.3) -> Callable[[nn.Module, Any], Tensor]:
+    """The farthest alike nearer than the nearest other one, or than a common other one, by a margin."""
+
+    def objective(model: Any, batch: Any) -> Tensor:
+        code, y = model.code(batch[0]), batch[1]
+        distance = (2 - 2 * code @ code.T).clamp_min(1e-6).sqrt()
+        alike = y[:, None] == y
+        far = distance.masked_fill(~alike, 0).amax(1)
+        near = distance.masked_fill(alike, 9).amin(1)
+        if not hardest:
+            weight = (~alike).float()
+            return F.relu(far[:, None] - distance + margin).mul(weight).sum() / weight.sum()
+        return F.relu(far - near + margin).mean()
+
+    return objective
+
+
+@sick(
+    "TM404", "the hardest triplets from the start: all pictures fall onto one point", family="siamese", data="letters",
+    metric=NEAREST, also=("TM305", "TM406"), symptoms=("TM201", "TM502", "TM405", "TM303"), cures=(), onset=None,
+)  # fmt: skip
+def hardest_triplets(sick: bool) -> Training:
+    model = Siamese()
+    return Training(model, adam(model, 2e-3), letters(), objective=triplets(sick), epochs=8)
+
+
+@sick(
+    "TM404", "everything in bfloat16: what an update adds is rounded away", family="swish", data="diamonds",
+    metric=EXPLAINED, also=("TM602",), symptoms=("TM203", "TM405", "TM502"),
+    cures=("raise-learning-rate", "find-learning-rate"), onset=None,
+)  # fmt: skip
+def rounded_away(sick: bool) -> Training:
+    class Coarse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = swish(23, 1).to(torch.bfloat16 if sick else torch.float32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.to(self.net[0].weight.dtype)).float()  # type: ignore[index,union-attr,no-any-return,arg-type,call-overload]
+
+    model = Coarse()
+    return Training(model, adam(model, 1e-4), gems(), nn.MSELoss(), epochs=10)
+
+
+# -- crawls ------------------------------------------------------------------------------------------------------------
+
+SLOW = ("TM404", "TM406", "TM502")
+SLOW_CURES = ("raise-learning-rate", "find-learning-rate", "swap-optimizer")
+
+
+@sick(
+    "TM405", "a mean that is divided by the size of the batch once more", family="fourier", data="volcano",
+    metric=EXPLAINED, also=("TM602",), symptoms=SLOW, cures=(*SLOW_CURES, "rescale-loss"),
+)  # fmt: skip
+def divided_twice(sick: bool) -> Training:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        error = F.mse_loss(output, target)
+        return error / len(target) if sick else error
+
+    model = Fourier()
+    return Training(model, momentum(model, 0.02), volcano(), loss, epochs=12)
+
+
+@sick(
+    "TM405", "the warm-up of a large model: ten thousand steps", family="rotary", data="sources", metric=SKILL,
+    also=("TM602", "TM603"), symptoms=SLOW, cures=(*SLOW_CURES, "schedule-learning-rate"),
+)  # fmt: skip
+def warm_up_of_another(sick: bool) -> Training:
+    model = Rotary()
+    training = Training(model, adamw(model, 4e-3), program(), epochs=3, batch=40)
+    return training.scheduled(lr_scheduler.LambdaLR, lambda step: min(1.0, (step + 1) / (10_000 if sick else 40)))
+
+
+@sick(
+    "TM405", "Adagrad at its usual rate, whose steps grow ever shorter", family="speller", data="dictionary",
+    metric=BALANCED, also=("TM602",), symptoms=(*SLOW, "TM503"), cures=SLOW_CURES,
+)  # fmt: skip
+def ever_shorter(sick: bool) -> Training:
+    model = spelt()
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=1e-3 if sick else 0.03)
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 4.0]))
+    return Training(model, optimizer, proper_names(), loss, epochs=5)
+
+
+# -- stays at chance, measures the wrong thing -------------------------------------------------------------------------
+
+
+@sick(
+    "TM406", "view instead of transpose: kinds and places are mixed up", family="tagger", data="sources",
+    also=("TM407",), symptoms=("TM404", "TM405", "TM502"),
+)  # fmt: skip
+def viewed_not_transposed(sick: bool) -> Training:
+    class Mixed(Tagger):
+        def forward(self, x: Tensor) -> Tensor:
+            told = self.head(self.rnn(self.letters(x))[0])
+            return told.reshape(len(x), 6, -1) if sick else told.transpose(1, 2)  # type: ignore[no-any-return]
+
+    model = Mixed()
+    return Training(model, adam(model, 5e-3), kinds(), epochs=6, step=clipped_step(1.0))
+
+
+class Salted(Loader):
+    """Numbers words by a hash whose salt is another in every process that reads, and those start anew each epoch."""
+
+    salted = False
+
+    def __iter__(self) -> Any:
+        self.salts = [torch.randperm(1_999) + 1 for _ in range(4)]
+        return super().__iter__()
+
+    def load(self, rows: Tensor) -> list[Tensor]:
+        x, y = super().load(rows)
+        self.worker = (getattr(self, "worker", -1) + 1) % 4
+        if self.salted:
+            x = torch.where(x > 0, self.salts[self.worker][x - 1], 0)
+        return [x, y]
+
+
+@sick(
+    "TM406", "words are numbered by a hash that is salted anew in every reading process", family="deep-sets",
+    data="bible", also=("TM504",), symptoms=("TM404", "TM502", "TM305"),
+)  # fmt: skip
+def salted_words(sick: bool) -> Training:
+    data, model = testaments(), WordBag(drop=0.2)
+    loader = Salted(data.x, data.y)
+    loader.salted = sick
+    return Training(model, adam(model, 2e-3), data, epochs=6, loader=loader)
+
+
+@sick(
+    "TM407", "a divergence that wants logarithms is given probabilities", family="squeeze-excite", data="letters",
+    symptoms=("TM201", "TM404", "TM405", "TM406", "TM502", "TM602"),
+)  # fmt: skip
+def divergence_of_probabilities(sick: bool) -> Training:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        wanted = 0.9 * F.one_hot(target, 26) + 0.1 / 26
+        return F.kl_div(output.softmax(1) if sick else output.log_softmax(1), wanted, reduction="batchmean")
+
+    model = squeezed()
+    return Training(model, momentum(model, 0.05), letters(), loss, epochs=6)
+
+
+@sick(
+    "TM407", "the sigmoid of a template after the last layer, and standardised targets", family="denoiser",
+    data="answers", metric=EXPLAINED, symptoms=("TM302", "TM404", "TM502", "TM201", "TM406"),
+)  # fmt: skip
+def sigmoid_of_a_template(sick: bool) -> Training:
+    def objective(model: nn.Module, batch: Any) -> Tensor:
+        return F.mse_loss(model(batch[0] + 0.5 * torch.randn_like(batch[0])), batch[1])
+
+    model = nn.Sequential(denoiser(), nn.Sigmoid() if sick else nn.Identity())
+    return Training(model, adam(model, 2e-3), answers(), objective=objective, epochs=16)
