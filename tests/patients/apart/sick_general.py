@@ -92,7 +92,7 @@ FEW = ("TM501", "TM504", "TM305", "TM404")
 
 
 @sick(
-    "TM503", "one film in fifteen is a cartoon, little tells which, and nobody weighs them", family="maxout", data="films",
+    "TM503", "one film in fifteen is a cartoon, and nobody weighs them", family="maxout", data="films",
     metric=BALANCED, symptoms=FEW, cures=("reweight-classes",),
 )  # fmt: skip
 def unweighted_cartoons(sick: bool) -> Training:
