@@ -95,7 +95,7 @@ def hard_inputs() -> Training:
 def sparse_inputs() -> Training:
     data = testaments().inputs(lambda x: torch.zeros(len(x), 2_000).scatter_(1, x, 1.0)[:, 1:])
     model = nn.Sequential(nn.Linear(1_999, 16), nn.SiLU(), nn.Dropout(0.5), nn.Linear(16, 2))
-    return Training(model, adamw(model, 3e-3), data, epochs=5)
+    return Training(model, adamw(model, 3e-3), data, epochs=4)
 
 
 @healthy("batches of four: the loss is noise to the eye", family="wide-deep", data="diamonds", metric=EXPLAINED)
@@ -162,7 +162,7 @@ def names_mislabelled() -> Training:
 @healthy("edge of stability: full batches, a large rate", family="gated", data="biopsies")
 def large_steps() -> Training:
     model = gated(9, 2, 16)
-    return Training(model, sgd(model, 2.0), tissues(), epochs=400, batch=549)
+    return Training(model, sgd(model, 2.0), tissues(), epochs=200, batch=549)
 
 
 @healthy("only the beginning: all is still on the way", family="rotary", data="bible", metric=SKILL)
@@ -205,7 +205,7 @@ def ever_more_noise() -> Training:
 
     def objective(model: nn.Module, batch: Any) -> Tensor:
         state["steps"] += model.training
-        amount = min(1.0, state["steps"] / 600) if model.training else 0.5
+        amount = min(0.7, state["steps"] / 800) if model.training else 0.7
         return F.mse_loss(model(batch[0] + amount * torch.randn_like(batch[0])), batch[1])
 
     model = denoiser()
