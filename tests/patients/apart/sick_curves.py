@@ -10,6 +10,7 @@ from torch.optim import lr_scheduler
 from tests.patients.apart.models import (
     Dilated,
     Fourier,
+    Highway,
     Rotary,
     Siamese,
     Tagger,
@@ -173,23 +174,20 @@ def one_row_off(sick: bool) -> Training:
 
 
 @sick(
-    "TM403", "pictures of two scanners in turn, forty batches of each", family="squeeze-excite", data="letters",
-    symptoms=("TM205", "TM402", "TM404", "TM504", "TM601"),
+    "TM403", "files of two annotators in turn, who number the classes differently", family="maxout", data="diamonds",
+    symptoms=("TM205", "TM402", "TM404", "TM406", "TM502", "TM504", "TM601"),
 )  # fmt: skip
-def two_scanners(sick: bool) -> Training:
-    class Blocks(Loader):
+def two_annotators(sick: bool) -> Training:
+    class Files(Loader):
+        loaded = 0
+
         def load(self, rows: Tensor) -> list[Tensor]:
             x, y = super().load(rows)
-            self.loaded = getattr(self, "loaded", -1) + 1
-            other = (
-                torch.full((len(x), 1, 1, 1), self.loaded // 40 % 2 == 1) if sick else torch.rand(len(x), 1, 1, 1) < 0.5
-            )
-            return [torch.where(other, 1 - x.flip(3), x), y]
+            self.loaded += 1
+            return [x, (y + 2) % 5 if sick and (self.loaded - 1) // 30 % 2 else y]
 
-    data, model = letters(), squeezed()
-    second = torch.arange(len(data.val_x))[:, None, None, None] % 2 == 1
-    data = data._replace(val_x=torch.where(second, 1 - data.val_x.flip(3), data.val_x))
-    return Training(model, adam(model, 3e-3), data, epochs=9, loader=Blocks(data.x, data.y))
+    model, data = maxout(8, 5), cuts()
+    return Training(model, momentum(model, 0.02), data, epochs=9, loader=Files(data.x, data.y))
 
 
 @sick(
@@ -252,9 +250,29 @@ def hardest_triplets(sick: bool) -> Training:
 
 
 @sick(
-    "TM404", "everything in bfloat16: what an update adds is rounded away", family="swish", data="diamonds",
-    metric=EXPLAINED, also=("TM602",), symptoms=("TM203", "TM405", "TM502"),
-    cures=("raise-learning-rate", "find-learning-rate"), onset=None,
+    "TM404", "a flood level far above what can be reached: below it the loss is driven up again", family="highway",
+    data="diamonds", also=("TM502",), symptoms=("TM403", "TM405", "TM407", "TM205"), onset=None,
+)  # fmt: skip
+def flooded(sick: bool) -> Training:
+    level = 1.05 if sick else 0.05
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return (F.cross_entropy(output, target) - level).abs() + level
+
+    model = Highway(8, 5)
+    return Training(model, adam(model, 2e-3), cuts(), loss, epochs=8)
+
+
+# -- crawls ------------------------------------------------------------------------------------------------------------
+
+SLOW = ("TM404", "TM406", "TM502")
+SLOW_CURES = ("raise-learning-rate", "find-learning-rate", "swap-optimizer")
+
+
+@sick(
+    "TM405", "everything in bfloat16: what an update adds is rounded away", family="swish", data="diamonds",
+    metric=EXPLAINED, also=("TM602",), symptoms=("TM203", "TM404", "TM502"),
+    cures=("raise-learning-rate", "find-learning-rate"),
 )  # fmt: skip
 def rounded_away(sick: bool) -> Training:
     class Coarse(nn.Module):
@@ -267,12 +285,6 @@ def rounded_away(sick: bool) -> Training:
 
     model = Coarse()
     return Training(model, adam(model, 1e-4), gems(), nn.MSELoss(), epochs=10)
-
-
-# -- crawls ------------------------------------------------------------------------------------------------------------
-
-SLOW = ("TM404", "TM406", "TM502")
-SLOW_CURES = ("raise-learning-rate", "find-learning-rate", "swap-optimizer")
 
 
 @sick(
@@ -312,18 +324,28 @@ def ever_shorter(sick: bool) -> Training:
 # -- stays at chance, measures the wrong thing -------------------------------------------------------------------------
 
 
-@sick(
-    "TM406", "view instead of transpose: kinds and places are mixed up", family="tagger", data="sources",
-    also=("TM407",), symptoms=("TM404", "TM405", "TM502"),
-)  # fmt: skip
-def viewed_not_transposed(sick: bool) -> Training:
-    class Mixed(Tagger):
-        def forward(self, x: Tensor) -> Tensor:
-            told = self.head(self.rnn(self.letters(x))[0])
-            return told.reshape(len(x), 6, -1) if sick else told.transpose(1, 2)  # type: ignore[no-any-return]
+class Late(Loader):
+    """Reads ahead, and mixes up what it has read: the labels are those of the batch before."""
 
-    model = Mixed()
-    return Training(model, adam(model, 5e-3), kinds(), epochs=6, step=clipped_step(1.0))
+    late = False
+    before: Any = None
+
+    def load(self, rows: Tensor) -> list[Tensor]:
+        x, y = super().load(rows)
+        labels = self.before if self.late and self.before is not None else y
+        self.before = y
+        return [x, labels]
+
+
+@sick(
+    "TM406", "a loader that reads ahead gives the labels of the batch before", family="highway", data="diamonds",
+    also=("TM504",), symptoms=("TM404", "TM502", "TM305", "TM503"),
+)  # fmt: skip
+def labels_of_the_batch_before(sick: bool) -> Training:
+    data, model = cuts(), Highway(8, 5)
+    loader = Late(data.x, data.y)
+    loader.late = sick
+    return Training(model, adam(model, 2e-3), data, epochs=7, loader=loader)
 
 
 class Salted(Loader):
@@ -377,3 +399,17 @@ def sigmoid_of_a_template(sick: bool) -> Training:
 
     model = nn.Sequential(denoiser(), nn.Sigmoid() if sick else nn.Identity())
     return Training(model, adam(model, 2e-3), answers(), objective=objective, epochs=16)
+
+
+@sick(
+    "TM407", "view instead of transpose: kinds and places are mixed up", family="tagger", data="sources",
+    symptoms=("TM404", "TM405", "TM406", "TM502"),
+)  # fmt: skip
+def viewed_not_transposed(sick: bool) -> Training:
+    class Mixed(Tagger):
+        def forward(self, x: Tensor) -> Tensor:
+            told = self.head(self.rnn(self.letters(x))[0])
+            return told.reshape(len(x), 6, -1) if sick else told.transpose(1, 2)  # type: ignore[no-any-return]
+
+    model = Mixed()
+    return Training(model, adam(model, 5e-3), kinds(), epochs=6, step=clipped_step(1.0))
