@@ -206,7 +206,7 @@ def lbfgs_on_batches(sick: bool) -> Training:
             loss.backward()
             return loss  # type: ignore[no-any-return]
 
-        return optimizer.step(closure)  # type: ignore[return-value,arg-type]
+        return optimizer.step(closure)  # type: ignore[no-any-return,no-untyped-call]
 
     data, batch = gems().first(3_000), 32 if sick else 3_000
     return Training(model, optimizer, data, losses, step=step, epochs=6 if sick else 120, batch=batch)
@@ -275,13 +275,15 @@ SLOW_CURES = ("raise-learning-rate", "find-learning-rate", "swap-optimizer")
     cures=("raise-learning-rate", "find-learning-rate"),
 )  # fmt: skip
 def rounded_away(sick: bool) -> Training:
+    kind = torch.bfloat16 if sick else torch.float32
+
     class Coarse(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = swish(23, 1).to(torch.bfloat16 if sick else torch.float32)
+            self.net = swish(23, 1).to(kind)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.net(x.to(self.net[0].weight.dtype)).float()  # type: ignore[index,union-attr,no-any-return,arg-type,call-overload]
+            return self.net(x.to(kind)).float()  # type: ignore[no-any-return]
 
     model = Coarse()
     return Training(model, adam(model, 1e-4), gems(), nn.MSELoss(), epochs=10)

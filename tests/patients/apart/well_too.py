@@ -116,7 +116,7 @@ def frozen_depths() -> Training:
     before, losses = adam(model, 3e-3), nn.CrossEntropyLoss()
     for x, y in Loader(data.x, data.y):  # what was learnt before: the better and the worse cuts
         before.zero_grad()
-        losses(model(x), (y < 2).long()).backward()  # type: ignore[no-untyped-call]
+        losses(model(x), (y < 2).long()).backward()
         before.step()
     for parameter in model.parameters():
         parameter.requires_grad_(False).grad = None
