@@ -159,10 +159,10 @@ def names_mislabelled() -> Training:
     return Training(model, adamw(model, 2e-3, weight_decay=0.1), data, loss, epochs=5)
 
 
-@healthy("edge of stability: full batches, a large rate", family="gated", data="biopsies")
+@healthy("edge of stability: full batches, a large rate", family="gated", data="diamonds")
 def large_steps() -> Training:
-    model = gated(9, 2, 16)
-    return Training(model, sgd(model, 2.0), tissues(), epochs=200, batch=549)
+    model = gated(8, 5, 16)
+    return Training(model, sgd(model, 3.0), cuts(), epochs=250, batch=6_000)
 
 
 @healthy("only the beginning: all is still on the way", family="rotary", data="bible", metric=SKILL)
