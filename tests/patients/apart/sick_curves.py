@@ -21,7 +21,6 @@ from tests.patients.apart.models import (
     gated,
     maxout,
     mobile,
-    spelt,
     squeezed,
     swish,
 )
@@ -35,14 +34,13 @@ from tests.patients.apart.tables import (
     kinds,
     letters,
     program,
-    proper_names,
     suns,
     testaments,
     volcano,
 )
 from tests.patients.optimizers import adam, adamw, momentum
 from tests.patients.patient import sick
-from tests.patients.training import BALANCED, EXPLAINED, SKILL, Data, Loader, Training, clipped_step
+from tests.patients.training import EXPLAINED, SKILL, Data, Loader, Training, clipped_step
 
 # -- noise -------------------------------------------------------------------------------------------------------------
 
@@ -310,17 +308,6 @@ def warm_up_of_another(sick: bool) -> Training:
     model = Rotary()
     training = Training(model, adamw(model, 4e-3), program(), epochs=3, batch=40)
     return training.scheduled(lr_scheduler.LambdaLR, lambda step: min(1.0, (step + 1) / (10_000 if sick else 40)))
-
-
-@sick(
-    "TM405", "Adagrad at its usual rate, whose steps grow ever shorter", family="speller", data="dictionary",
-    metric=BALANCED, also=("TM602",), symptoms=(*SLOW, "TM503"), cures=SLOW_CURES,
-)  # fmt: skip
-def ever_shorter(sick: bool) -> Training:
-    model = spelt()
-    optimizer = torch.optim.Adagrad(model.parameters(), lr=1e-3 if sick else 0.03)
-    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 4.0]))
-    return Training(model, optimizer, proper_names(), loss, epochs=5)
 
 
 # -- stays at chance, measures the wrong thing -------------------------------------------------------------------------
