@@ -62,10 +62,10 @@ SMALL = ("TM404", "TM405", "TM305", "TM406")
 
 
 @sick(
-    "TM502", "two bells for a volcano", family="rbf", data="volcano", metric=EXPLAINED, symptoms=SMALL
+    "TM502", "one bell for a volcano", family="rbf", data="volcano", metric=EXPLAINED, symptoms=SMALL
 )  # fmt: skip
-def two_bells(sick: bool) -> Training:
-    model = Bumps(2, 1, 2 if sick else 64)
+def one_bell(sick: bool) -> Training:
+    model = Bumps(2, 1, 1 if sick else 64)
     return Training(model, adam(model, 1e-2), volcano(), nn.MSELoss(), epochs=10)
 
 
