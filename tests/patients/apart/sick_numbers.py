@@ -174,7 +174,7 @@ def own_forecasts(sick: bool) -> Training:
     data = data._replace(y=data.x[:, 0, 28:], val_y=data.val_x[:, 0, 28:])
     model = Forecaster()
     step = None if sick else clipped_step(0.5)
-    return Training(model, momentum(model, 0.015), data, nn.MSELoss(), step=step, epochs=10)
+    return Training(model, momentum(model, 0.03), data, nn.MSELoss(), step=step, epochs=10)
 
 
 @sick(
@@ -198,7 +198,7 @@ def summed_over_characters(sick: bool) -> Training:
         return (each.sum(1) if sick else each.mean(1)).mean()
 
     model = Tagger()
-    return Training(model, momentum(model, 0.1), programs(), loss, epochs=8, batch=32)
+    return Training(model, momentum(model, 0.1), programs(), loss, epochs=5, batch=32)
 
 
 CUT = ("TM404", "TM502", "TM405", "TM201")

@@ -50,7 +50,7 @@ def tenfold_transformer(sick: bool) -> Training:
     return Training(model, adam(model, 0.1 if sick else 0.01), programs(), epochs=5)
 
 
-@sick("TM601", "one cycle whose peak was read off another net", family="squeeze-excite", data="letters", symptoms=SHAKEN,
+@sick("TM601", "one cycle whose peak is that of another net", family="squeeze-excite", data="letters", symptoms=SHAKEN,
       cures=SLOWER, onset=0.05)  # fmt: skip
 def peak_of_another_net(sick: bool) -> Training:
     model = mobilenet(norm=lambda channels: nn.GroupNorm(4, channels), squeeze=True)
