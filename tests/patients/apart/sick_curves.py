@@ -189,25 +189,29 @@ def two_annotators(sick: bool) -> Training:
 
 
 @sick(
-    "TM403", "LBFGS, which is made for full batches, on small ones", family="gated", data="diamonds", metric=EXPLAINED,
-    also=("TM601",), symptoms=("TM205", "TM401", "TM402", "TM404", "TM202", "TM502", "TM101"),
-    cures=("swap-optimizer", "lower-learning-rate"),
+    "TM403", "a busy server applies the gradients of twenty-five steps before", family="gated", data="diamonds",
+    also=("TM601",), symptoms=("TM205", "TM401", "TM402", "TM404", "TM406", "TM502", "TM202"),
+    cures=("lower-learning-rate", "schedule-learning-rate"),
 )  # fmt: skip
-def lbfgs_on_batches(sick: bool) -> Training:
-    model, losses = gated(23, 1, 16), nn.MSELoss()
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.3, max_iter=2, history_size=10)
+def gradients_of_before(sick: bool) -> Training:
+    waiting: list[list[Tensor | None]] = []
 
     def step(t: Training, batch: Any) -> Tensor:
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = losses(model(batch[0]), batch[1])
-            loss.backward()
-            return loss  # type: ignore[no-any-return]
+        t.optimizer.zero_grad()
+        loss = t.loss_of(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not sick:
+            t.optimizer.step()
+            return loss
+        waiting.append([parameter.grad for parameter in t.model.parameters()])
+        if len(waiting) > 25:
+            for parameter, gradient in zip(t.model.parameters(), waiting.pop(0), strict=True):
+                parameter.grad = gradient
+            t.optimizer.step()
+        return loss
 
-        return optimizer.step(closure)  # type: ignore[no-any-return,no-untyped-call]
-
-    data, batch = gems().first(3_000), 32 if sick else 3_000
-    return Training(model, optimizer, data, losses, step=step, epochs=6 if sick else 120, batch=batch)
+    model = gated(8, 5, 16)
+    return Training(model, adam(model, 5e-3), cuts(), step=step, epochs=8)
 
 
 # -- stands still ------------------------------------------------------------------------------------------------------
