@@ -183,10 +183,11 @@ def every_word_unknown(sick: bool) -> Training:
     return Training(model, adam(model, 3e-3), data, epochs=6)
 
 
-@sick("TM306", "model.train() before the loop only: from the second epoch on it trains as it was validated",
-      family="mobilenet", data="letters", symptoms=("TM404", "TM405", "TM403", "TM402", "TM401", "TM202", "TM502", "TM101", "TM601",
-                "TM504"),
-      onset=0.2)  # fmt: skip
+@sick(
+    "TM306", "model.train() before the loop only: from the second epoch on it trains as it was validated",
+    family="mobilenet", data="letters", onset=0.2,
+    symptoms=("TM404", "TM405", "TM403", "TM402", "TM401", "TM202", "TM502", "TM101", "TM601", "TM504"),
+)  # fmt: skip
 def train_before_the_loop(sick: bool) -> Training:
     def start_epoch(t: Training) -> None:
         if not sick or t.notes["steps"] == 0:
