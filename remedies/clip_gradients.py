@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.lower_learning_rate import starts_wild
+from trainmedic.remedies.lower_learning_rate import shape_of, starts_wild
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
@@ -74,7 +74,7 @@ class ClipGradients(Remedy):
         if kind == "z-score":
             after |= {"mean": float(past.well.mean()), "deviation": float(past.well.std()), "z": self.z}
         elif kind == "unit":
-            after |= {"share": self.share}
+            after |= {"share": max(self.share, self._usual_share(finding, run))}
         else:
             after |= {"limit": self._limit(past)}
         return Change(remedy=self.name, before=None, after=after, summary=_summary(after), code=_code(after))
@@ -110,6 +110,23 @@ class ClipGradients(Remedy):
         with np.errstate(invalid="ignore"):
             grown = np.nan_to_num(ill, nan=0.0).max(0) > self.excess * np.nan_to_num(well, nan=0.0).max(0)
         return 0 < int(grown.sum()) <= self.local * len(layers)
+
+    def _usual_share(self, finding: Finding, run: Run) -> float:
+        """Gradient over weights that a layer had before the onset, by the same percentile as norms: of the largest."""
+        if "gradient_norm" not in run.history or "weight_norm" not in run.history:
+            return 0.0
+        gradients, weights = run.history.layers("gradient_norm"), run.history.layers("weight_norm")
+        matrices = [n for n in gradients.layers if n in weights.layers and len(shape_of(run, n)) != 1]
+        both, at, of = np.intersect1d(gradients.steps, weights.steps, return_indices=True)
+        at, of = at[both < finding.step][-self.window :], of[both < finding.step][-self.window :]
+        usual = [0.0]
+        for name in matrices:
+            over = gradients.values[at, gradients.layers.index(name)]
+            under = weights.values[of, weights.layers.index(name)]
+            known = np.isfinite(over) & np.isfinite(under) & (under > 0)
+            if known.sum() >= self.few:
+                usual.append(float(np.percentile(over[known] / under[known], self.percentile)))
+        return max(usual)
 
     def apply(self, change: Change, run: Run) -> Undo:
         from trainmedic.remedies._rates import install

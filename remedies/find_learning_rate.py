@@ -6,10 +6,19 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.lower_learning_rate import BY_STEPS, largest, rate_names, refuse_rprop, settles_late
+from trainmedic.remedies.lower_learning_rate import (
+    BY_STEPS,
+    FEW,
+    by_steps,
+    largest,
+    rate_names,
+    refuse_rprop,
+    settles_late,
+    torn_by,
+)
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
-from trainmedic.remedies.schedule_learning_rate import brought_down
+from trainmedic.remedies.schedule_learning_rate import brought_down, driven_up
 
 TOO_LOW = ("learning-rate-too-low", "unnormalized-input")
 TOO_HIGH = ("learning-rate-too-high", "loss-oscillation", *BY_STEPS)
@@ -20,8 +29,9 @@ class FindLearningRate(Remedy):
     """A range test: steps on kept batches, from the present state, with a rate that grows by the same share each step.
 
     It runs from `low` to `high` times the present rate, or until the smoothed loss is `blow_up` times its best. The
-    rate taken is a tenth of the one at which that was lowest. Everything is put back afterwards, bit for bit. Nothing
-    is proposed where the rate would change by less than `least`, or not in the direction that was found wrong.
+    rate taken is a tenth of the one at which that was lowest, and where steps are too large no more than moves most
+    matrices by `pace` of their size. Everything is put back afterwards, bit for bit. Nothing is proposed where the rate
+    would change by less than `least`, or not in the direction that was found wrong.
 
     Safety: safe. It touches no weight; undone at once, the rates are exactly what they were.
     Works when: the rate is orders away from a good one, whichever way.
@@ -51,11 +61,12 @@ class FindLearningRate(Remedy):
     high: float = Field(1e4, gt=1, description="times the present rate that it ends with")
     smoothing: float = Field(0.9, ge=0, lt=1, description="decay per step of the average of losses")
     blow_up: float = Field(4.0, gt=1, description="smoothed loss over its best, at which the sweep ends")
+    pace: float = Field(0.01, gt=0, lt=1, description="update over weight to stay below, where steps were too large")
     least: float = Field(2.0, gt=1, description="change of the rate that is worth it")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
-        if (run.rehearsal is None and not run.advising) or (finding.name in BY_STEPS and finding.step <= 1):
+        if (run.rehearsal is None and not run.advising) or (finding.name in BY_STEPS and not by_steps(finding, run)):
             return None
         if finding.name == "unnormalized-input" and any(where.startswith("input/") for where in finding.where):
             return None
@@ -67,7 +78,7 @@ class FindLearningRate(Remedy):
             remedy=self.name,
             target=rate_names(run),
             before=before,
-            after={"illness": finding.name},
+            after={"illness": finding.name, "most": self._bearable(finding, run)},
             summary="learning rate taken from a range test",
             code=f"# a range test: the rate grows from {low:.2g} to {high:.2g}, one batch a step\n"
             f"for i, (x, y) in zip(range({self.steps}), loader):\n"
@@ -76,15 +87,20 @@ class FindLearningRate(Remedy):
             "    loss = train_step(x, y)  # take a tenth of the rate at which it is lowest, and load the weights again",
         )
 
+    def _bearable(self, finding: Finding, run: Run) -> float:
+        """Factor of the rate at which the steps of a run that is too fast move weights by `pace` of their size."""
+        torn = torn_by(run, finding.step - FEW) if finding.name in TOO_HIGH else 0.0
+        return self.pace / torn if torn else self.high
+
     @classmethod
     def waits(cls, finding: Finding, run: Run) -> bool:
-        return settles_late(finding, run) or brought_down(finding, run)
+        return settles_late(finding, run) or brought_down(finding, run) or driven_up(finding, run)
 
     def measure(self, change: Change, run: Run) -> Change | None:
         rehearsal = run.rehearsal
         if rehearsal is None or not rehearsal.ready:
             raise Refused("the medic cannot take steps by itself: pass loss_fn or step_fn, and use medic.batches")
-        factor = self._sweep(run, list(change.before))
+        factor = min(self._sweep(run, list(change.before)), float(change.after["most"]))
         wrong_way = factor < 1 if change.after["illness"] in TOO_LOW else factor > 1
         if max(factor, 1 / factor) < self.least or (wrong_way and change.after["illness"] in (*TOO_LOW, *TOO_HIGH)):
             return None

@@ -68,7 +68,9 @@ class LowerLearningRate(Remedy):
 
     @classmethod
     def waits(cls, finding: Finding, run: Run) -> bool:
-        return settles_late(finding, run)
+        from trainmedic.remedies.schedule_learning_rate import driven_up
+
+        return settles_late(finding, run) or driven_up(finding, run)
 
     def stronger(self) -> "LowerLearningRate | None":
         factor = self.factor * 0.1
@@ -76,7 +78,7 @@ class LowerLearningRate(Remedy):
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
-        if finding.name in BY_STEPS and finding.step <= 1:
+        if finding.name in BY_STEPS and not by_steps(finding, run):
             return None
         if finding.name == "bad-initialization" and not starts_wild(run):
             return None
@@ -109,6 +111,21 @@ class LowerLearningRate(Remedy):
         refuse_rprop(run)
         factor = next(new / old for old, new in zip(change.before, change.after, strict=True) if old)
         return scale_rates(run.optimizers, run.schedulers, float(factor))
+
+
+def by_steps(finding: Finding, run: Run) -> bool:
+    """Whether steps may have brought an illness about: it was not there before any, nor were weights all zero."""
+    return finding.name in BY_STEPS and finding.step > 1 and not starts_at_zero(run)
+
+
+def starts_at_zero(run: Run) -> bool:
+    """Whether several weight matrices were exactly zero when they were first measured: nothing gets through them."""
+    if "weight_norm" not in run.history:
+        return False
+    table = run.history.layers("weight_norm")
+    first = table.first()[1]
+    zero = [name for name, size in zip(table.layers, first, strict=True) if size == 0 and len(shape_of(run, name)) != 1]
+    return len(zero) > 1
 
 
 def settles_late(finding: Finding, run: Run) -> bool:

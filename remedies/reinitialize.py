@@ -7,7 +7,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
-from trainmedic.remedies.lower_learning_rate import BY_STEPS
+from trainmedic.remedies.lower_learning_rate import by_steps, starts_at_zero
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 
@@ -33,10 +33,10 @@ class Reinitialize(Remedy):
 
     Of dead rectifiers the layer that feeds them is drawn. Where at most half of its units are dead only those are:
     their incoming weights are drawn, what the next layer takes from them is set to zero, so that the output stays what
-    it was until they have learnt. For other illnesses every layer of the model is drawn. Where the medic can take steps
-    by itself, hidden layers are drawn orthonormal then, and scaled one after the other, until what each puts out for a
-    kept batch has a deviation of one. The optimizer's state for what is drawn is cleared. The numbers come from a
-    generator seeded by the step: the run's own random numbers are not touched.
+    it was until they have learnt. For other illnesses, and where weights began at zero, every layer of the model is
+    drawn. Where the medic can take steps by itself, hidden layers are drawn orthonormal then, and scaled one after the
+    other, until what each puts out for a kept batch has a deviation of one. The optimizer's state for what is drawn is
+    cleared. The numbers come from a generator seeded by the step: the run's own random numbers are not touched.
 
     Safety: unsafe. What the layers had learnt is lost; early in a run that is little.
     Works when: units are dead, or the weights were drawn too small or too large for the depth.
@@ -62,14 +62,15 @@ class Reinitialize(Remedy):
 
     @classmethod
     def waits(cls, finding: Finding, run: Run) -> bool:
-        return finding.name in BY_STEPS and finding.step > 1  # what steps have done, steps of that size will do again
+        return by_steps(finding, run)  # what steps have done, steps of that size will do again
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         from trainmedic.remedies._layers import as_code
         from trainmedic.remedies._surgery import check_alone
 
         check_alone(run)
-        plan = self._dead(finding, run) if finding.name == "dead-relu" else _all(finding, run)
+        single = finding.name == "dead-relu" and not starts_at_zero(run)
+        plan = self._dead(finding, run) if single else _all(finding, run)
         if not plan:
             return None
         several = len(run.models) > 1

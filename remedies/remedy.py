@@ -44,6 +44,7 @@ class Remedy(BaseModel):
     changes_loss: ClassVar[bool] = (
         False  # with it the training loss is another quantity: what it was before says nothing
     )
+    raises_loss: ClassVar[bool] = False  # what it is good for is paid for with the loss that is logged
     measures: ClassVar[bool] = False  # it takes steps on kept batches before it can say what to change
     rehearsed: ClassVar[bool] = True  # kept batches can show what it does; they do not hold those that break a run
     replayed: ClassVar[bool] = False  # part of the model or the optimizer: a fresh one needs it to load a checkpoint

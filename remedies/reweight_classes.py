@@ -30,6 +30,7 @@ class ReweightClasses(Remedy):
     treats: ClassVar[tuple[str, ...]] = ("class-imbalance",)
     safety: ClassVar[Safety] = Safety.UNSAFE
     changes_loss: ClassVar[bool] = True
+    raises_loss: ClassVar[bool] = True
     unless_worse: ClassVar[str] = "what it weighs anew cannot be compared with the loss before"
     rehearsed: ClassVar[bool] = False
     most: float = Field(100.0, gt=1, description="largest weight over the smallest")

@@ -1,8 +1,10 @@
 """Give a run without a schedule one."""
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field
 
 from trainmedic.diagnose import Finding
@@ -28,6 +30,12 @@ CODE: dict[str, str] = {
 
 BROUGHT_DOWN = ("scheduler-misuse", "learning-rate-too-low", "slow-convergence", "plateau", "not-learning")
 """Illnesses that a rate brings about which has come down too early."""
+DRIVEN_UP = ("divergence", "learning-rate-too-high", "scheduler-misuse")
+"""Illnesses that a rate brings about which goes up and up."""
+SAFER = 0.3
+"""Share that is taken of the rate at which the loss was lowest, where the schedule went beyond (as lowering takes)."""
+SPAN = 10
+"""Losses whose median is compared, to find where that was."""
 
 
 class ScheduleLearningRate(Remedy):
@@ -38,8 +46,8 @@ class ScheduleLearningRate(Remedy):
     the run is not known, it is cut to a tenth whenever the loss has stopped falling. `kind` asks for one by name. The
     rates stand in the optimizer's groups as with a scheduler of torch; when watching ends they stay where they are.
     A schedule of the run's own that has brought the rate to nothing before half of the run is over gives way to
-    the peak that it had, with a cosine at the end: the rates in the groups stay that schedule's, but for the time of
-    each step.
+    the peak that it had, with a cosine at the end; one that has driven it up beyond what the run bore, to a third of
+    the rate at which the loss was lowest. The rates in the groups stay that schedule's, but for the time of each step.
 
     Safety: safe. It touches no weight; undone, the rates are what they would be without it.
     Works when: the rate is never lowered, and the noise or size of its steps keeps the loss up.
@@ -73,7 +81,9 @@ class ScheduleLearningRate(Remedy):
     def propose(self, finding: Finding, run: Run) -> Change | None:
         refuse_rprop(run)
         if brought_down(finding, run):
-            return self._instead(run)
+            return self._instead(run, _highest(run), "its peak")
+        if driven_up(finding, run):
+            return self._instead(run, SAFER * _at_its_best(run), "a third of what it was when the loss was lowest")
         if _scheduled(run):
             raise Refused("the run has a schedule of its own: give that one the right length")
         kind = self.kind or self._fitting(finding, run)
@@ -95,14 +105,14 @@ class ScheduleLearningRate(Remedy):
             + ("scheduler.step(val_loss)  # once per epoch" if kind == "plateau" else "scheduler.step()  # each step"),
         )
 
-    def _instead(self, run: Run) -> Change:
-        """The peak that the run's own schedule had, and a cosine at the end, in its place for the rest of the run."""
-        left, peaks = _left(run), _peaks(run)
+    def _instead(self, run: Run, rate: float, what: str) -> Change:
+        """A rate and a cosine at the end, in place of the run's own schedule for the rest of the run."""
+        left, peaks = _left(run), _peaks(run, rate)
         return Change(
             remedy=self.name,
             before=run.learning_rates(),
             after={"kind": "cooling", "steps": left, "peaks": peaks},
-            summary=f"in place of the run's own schedule another one for the next {left} steps: its peak of "
+            summary=f"in place of the run's own schedule another one for the next {left} steps: {what}, "
             f"{max(peaks):.3g}, and a cosine at the end",
             code="# in place of the schedule that there is:\n"
             "constant = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)\n"
@@ -185,11 +195,46 @@ def brought_down(finding: Finding, run: Run) -> bool:
     return len(rates) > 0 and run.step < total / 2 and bool(rates[-1] <= rates.max() / 10)
 
 
-def _peaks(run: Run) -> list[float]:
-    """The highest rate of each group so far, by what the first one had."""
+def driven_up(finding: Finding, run: Run) -> bool:
+    """Whether the run's own schedule has raised the rate far above the one at which the loss was lowest.
+
+    A rate that is lowered then is raised again.
+    """
+    from trainmedic.remedies._rates import Instead
+
+    if finding.name not in DRIVEN_UP or any(isinstance(guard, Instead) for guard in run.guards):
+        return False
     groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+    if "optimizer/learning_rate" not in run.history or not all("initial_lr" in group for group in groups):
+        return False
+    return float(run.history.series("optimizer/learning_rate").values[-1]) * SAFER > _at_its_best(run)
+
+
+def _at_its_best(run: Run) -> float:
+    """The rate of the first group when the training loss was lowest; infinite where there are too few losses."""
+    if "train/loss" not in run.history:
+        return math.inf
+    steps, losses = run.history.series("train/loss")
+    if len(losses) < 2 * SPAN:
+        return math.inf
+    levels = np.median(sliding_window_view(losses, SPAN), axis=1)
+    if not np.isfinite(levels).any():
+        return math.inf
+    best = steps[int(np.nanargmin(np.where(np.isfinite(levels), levels, np.nan))) + SPAN // 2]
+    at, rates = run.history.series("optimizer/learning_rate")
+    return float(rates[max(int(np.searchsorted(at, best, side="right")) - 1, 0)])
+
+
+def _highest(run: Run) -> float:
+    """The highest rate of the first group so far."""
     rates = run.history.series("optimizer/learning_rate").values
-    share = float(rates[np.isfinite(rates)].max()) / max(float(groups[0]["initial_lr"]), 1e-30)
+    return float(rates[np.isfinite(rates)].max())
+
+
+def _peaks(run: Run, rate: float) -> list[float]:
+    """A rate of the first group, and of the others in proportion."""
+    groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+    share = rate / max(float(groups[0]["initial_lr"]), 1e-30)
     return [float(group["initial_lr"]) * share for group in groups]
 
 

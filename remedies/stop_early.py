@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from trainmedic.diagnose import Finding
 from trainmedic.remedies.change import Change, Safety
@@ -16,7 +17,8 @@ class StopEarly(Remedy):
     Safety: safe. The weights are those that this run had when its monitored value was best. Nothing happens before
     the loop asks whether to stop.
     Works when: validation has got worse for a while as training got better; what was learnt since is noise.
-    Does not help: a run whose best is not good enough: that takes more data, regularisation or a smaller model.
+    Does not help: a run whose best is not good enough: that takes more data, regularisation or a smaller model. Nothing
+    is proposed against overfitting where the monitored value was at its best less than `waits_for` looks ago.
     Source: Prechelt 1998, Early Stopping - But When?, doi:10.1007/3-540-49430-8_3.
     """
 
@@ -24,10 +26,11 @@ class StopEarly(Remedy):
     safety: ClassVar[Safety] = Safety.SAFE
     rehearsed: ClassVar[bool] = False
     ends_the_run: ClassVar[bool] = True
+    waits_for: int = Field(2, ge=1, description="looks at the monitored value since its best, before it is past it")
 
     def propose(self, finding: Finding, run: Run) -> Change | None:
         step = run.best.step if run.best is not None else _best_step(run) if run.advising else None
-        if step is None:
+        if step is None or (finding.name == "overfitting" and _looks_since(run, step) < self.waits_for):
             return None
         if run.best is not None and not run.best.fits(run):
             raise Refused(f"the best state is of step {step}, before the model was changed")
@@ -59,6 +62,14 @@ class StopEarly(Remedy):
             undo()
             raise
         return undo
+
+
+def _looks_since(run: Run, step: int) -> float:
+    """Monitored values after a step; infinitely many where they are not recorded."""
+    monitor = run.history.facts.get("monitor", "validation/loss")
+    if monitor not in run.history:
+        return float("inf")
+    return int(np.sum(run.history.series(monitor).steps > step))
 
 
 def _best_step(run: Run) -> int | None:

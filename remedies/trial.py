@@ -39,6 +39,12 @@ POINTS, EACH = 5, 2
 """Moments, in the last third of each horizon, at which arms are judged, and batches at each of them."""
 
 
+LOOKS = 2
+"""Times in a window that a change is judged: the more often, the more often noise alone passes for a difference."""
+TIED = 0.9
+"""Correlation of neighbouring losses, at most: a window shows no longer memory."""
+
+
 class Comparison(NamedTuple):
     """One arm against the control."""
 
@@ -148,6 +154,7 @@ class SequentialTrial(Trial):
             change is what it is compared with, after as many steps and at last.
         learnt: training loss at the start of the run, and at the state that a spoilt one was put back to.
         unless_worse: why the change stays unless a higher loss follows; empty where a lower one has to follow.
+        ceiling: loss up to which it may rise, where the change is paid for with the loss that is logged.
 
     """
 
@@ -169,10 +176,11 @@ class SequentialTrial(Trial):
         base: int | None = None,
         learnt: tuple[float, float] | None = None,
         unless_worse: str = "",
+        ceiling: float = -np.inf,
     ) -> None:
         self.start, self.window, self.since, self.spoilt = start, window, since, spoilt
         self.until = start - 1 if until is None else until
-        self.learnt, self.unless_worse, self.base = learnt, unless_worse, base
+        self.learnt, self.unless_worse, self.base, self.ceiling = learnt, unless_worse, base, ceiling
         self.least = self.LEAST_FAILING if failing else LEAST_EFFECT
 
     def verdict(self, history: History, step: int) -> Verdict | None:
@@ -180,7 +188,8 @@ class SequentialTrial(Trial):
         after = self._losses(history, self.start, step)
         if len(after) and not np.isfinite(after).all():
             return Verdict(False, "the loss was no longer finite", treated=(_loss("loss", float("nan")),))
-        if step + 1 < self.start + self.window:
+        taken = step + 1 - self.start
+        if taken < self.window or taken % max(self.window // LOOKS, 1):
             return None
         last = step + 1 >= self.start + self.PATIENCE * self.window
         if len(after) < self.FEW:
@@ -206,8 +215,8 @@ class SequentialTrial(Trial):
     def _from_itself(self, after: Array, last: bool) -> Verdict | None:
         third = len(after) // 3
         early, late = after[:third], after[-third:]
-        control, treated = float(np.median(early)), float(np.median(late))
-        numbers = (_loss("median loss at first", control),), (_loss("median loss at last", treated),)
+        control, treated = _level(early), _level(late)
+        numbers = (_loss("loss at first", control),), (_loss("loss at last", treated),)
         if treated < control - self._margin(early, late):
             return Verdict(True, "the run was spoilt; since the change its loss is finite and falls", *numbers)
         if self.learnt is not None:
@@ -215,7 +224,7 @@ class SequentialTrial(Trial):
             if start - level > LEAST_EFFECT * abs(start) and treated < start - self.RECOVERED * (start - level):
                 numbers = (_loss("loss of the state put back", level),), numbers[1]
                 return Verdict(True, "the run was spoilt; since the change it goes on from where it was well", *numbers)
-        if self.unless_worse and treated < control + self._margin(early, late):
+        if self.unless_worse and treated < max(control + self._margin(early, late), self.ceiling):
             return Verdict(True, f"followed by no climbing loss; {self.unless_worse}", *numbers)
         hopeless = treated > control - _error(late)
         return Verdict(False, "the loss did not fall after the change", *numbers) if last or hopeless else None
@@ -224,74 +233,81 @@ class SequentialTrial(Trial):
         """There is nothing to compare with: only what stays unless it does harm can stay."""
         third = len(after) // 3
         early, late = after[:third], after[-third:]
-        numbers = (_loss("median loss at first", float(np.median(early))),), (_loss("at last", float(np.median(late))),)
-        if self.unless_worse and np.median(late) < np.median(early) + self._margin(early, late):
+        numbers = (_loss("loss at first", _level(early)),), (_loss("loss at last", _level(late)),)
+        if self.unless_worse and _level(late) < _level(early) + self._margin(early, late):
             return Verdict(True, f"followed by no climbing loss; {self.unless_worse}", *numbers)
         return Verdict(False, "there was too little before it to compare with", *numbers, worse=False)
 
     def _against_before(self, before: Array, after: Array, last: bool) -> Verdict | None:
         late = after[len(after) // 2 :]
-        treated = float(np.median(late))
+        treated = _level(late)
+        newest = before[-max(len(before) // 3, self.FEW) :]
         if self.base is not None:  # it had come to nothing: no trend leads on from there
-            newest = before[-max(len(before) // 3, self.FEW) :]
             before = before[len(after) // 2 : len(after)] if len(before) >= len(after) else newest  # of the same age
-            control = float(np.median(before))
-            expected, error = min(control, float(np.median(newest))), _error(before)
+            control = _level(before)
+            expected, error = min(control, _level(newest)), _error(before)
         else:
-            control = float(np.median(before))
-            expected, error = self._heading(before, len(after) * 3 / 4)
-            if expected >= control:  # it does not fall
-                expected, error = control, _error(before)
-        numbers = (_loss("median loss before", control, expected),), (_loss("median loss after", treated),)
+            control, error = _level(newest), _error(newest)
+            # what has hardly begun leads no further ahead than it is long
+            ahead = len(after) * 3 / 4
+            expected, doubt = _heading(before, min(ahead, len(before)) if len(before) < self.window else ahead)
+            error = max(error, doubt)
+            expected = min(control, expected)
+        numbers = (_loss("loss before", control, expected),), (_loss("loss after", treated),)
         noise = 3 * float(np.hypot(error, _error(late)))
         promised, come = control - expected, control - treated
         # a trend tells what would have come only roughly: by as much again as it promises
         if come - promised > max(noise, self.least * abs(control), promised):
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
-        if treated > control + self._margin(before, late):
-            return Verdict(False, "followed by a higher loss", *numbers)
+        # what began from an earlier state has cost the steps since then: they are not thrown away for a like loss
+        better = _level(newest) - (self._margin(newest, late) if self.base is not None else 0.0)
+        if treated > control + self._margin(newest, late):
+            return Verdict(False, "followed by a higher loss", *numbers, worse=treated > better)
         if self.unless_worse:
             return Verdict(True, f"followed by no higher loss; {self.unless_worse}", *numbers)
-        hopeless = come < float(np.hypot(_error(before), _error(late)))
+        hopeless = come < float(np.hypot(error, _error(late)))
         told = "followed by no difference beyond noise"
-        return Verdict(False, told, *numbers, worse=treated > control) if last or hopeless else None
-
-    def _heading(self, before: Array, ahead: float) -> tuple[float, float]:
-        """Where the time before leads to so many steps ahead, and the standard error of that.
-
-        By a straight line, which asks more of a change than the usual course does, as losses flatten out. A run younger
-        than the window has had its first fall only, which leads nowhere near that far: there a line goes as far ahead
-        as it is long, and not beyond where the fall flattens out. A positive loss that a line would bring to a fraction
-        of what it ever was falls by shares: there the line is one of its logarithms.
-        """
-        count = len(before)
-        young = count < self.window
-        ahead = min(ahead, float(count)) if young else ahead
-        expected, error = _line(np.arange(1.0, count + 1), before, count + ahead + 1)
-        if (before > 0).all() and expected < float(before.min()) * SLOWED:
-            expected, error = _line(np.arange(1.0, count + 1), np.log(before), count + ahead + 1)
-            expected, error = float(np.exp(expected)), error * float(np.exp(expected))
-        end = _flattens(before) if young else -np.inf
-        return (expected, error) if expected >= end else (end, _error(before[-count // 3 :]))
+        return Verdict(False, told, *numbers, worse=treated > better) if last or hopeless else None
 
     def _margin(self, before: Array, after: Array) -> float:
-        return max(3 * float(np.hypot(_error(before), _error(after))), self.least * abs(float(np.median(before))))
+        noise = 3 * float(np.hypot(_error(before), _error(after)))
+        return max(noise, self.least * abs(_level(before)))
 
 
-SLOWED = 0.25
-"""Share of a fall from third to third that the next one has, at most, for the fall to be flattening out."""
+def _level_ground(values: Array) -> Array:
+    """Values without their own trend, which is no noise."""
+    from scipy import stats
+
+    x = np.arange(float(len(values)))
+    return values - float(stats.theilslopes(values, x).slope) * x if len(values) > 1 else values
 
 
-def _flattens(values: Array) -> float:
-    """Where a fall that gets slower by the same share from third to third ends; minus infinity where it does not."""
-    first, second, third = (float(np.median(part)) for part in np.array_split(values, 3))
-    before, now = first - second, second - third
-    if before <= 0 or now > before * SLOWED:
-        return -np.inf
-    if now <= 0:
-        return third
-    share = now / before
-    return third - now * share / (1 - share)
+FRACTION = 0.25
+"""Share of the lowest loss so far, below which no straight line is believed."""
+
+
+def _heading(before: Array, ahead: float) -> tuple[float, float]:
+    """Where the time before leads to so many steps ahead, and the standard error of that.
+
+    By a straight line, unless the fall is seen to flatten out: then its falls from third to third go on as a geometric
+    series does (Aitken 1926), by as large a share as noise allows. A positive loss that a line would bring to a
+    fraction of what it ever was falls by shares: there the line is one of its logarithms.
+    """
+    parts = np.array_split(before, 3)
+    first, second, third = (float(np.median(part)) for part in parts)
+    errors = [_error(_level_ground(part)) for part in parts]
+    earlier, later = first - second, second - third
+    bent = float(np.hypot(np.hypot(errors[0], 2 * errors[1]), errors[2]))
+    if earlier - later > 3 * bent:
+        share = max(later + float(np.hypot(errors[1], errors[2])), 0.0) / earlier
+        falls = share * (1 - share ** (ahead / (len(before) / 3) + 0.5)) / (1 - share) if share < 1 else 1.0
+        return third - earlier * share * falls, float(np.hypot(errors[2], bent * falls))
+    count = len(before)
+    expected, error = _line(np.arange(1.0, count + 1), before, count + ahead + 1)
+    if (before > 0).all() and expected < float(before.min()) * FRACTION:
+        expected, error = _line(np.arange(1.0, count + 1), np.log(before), count + ahead + 1)
+        expected, error = float(np.exp(expected)), error * float(np.exp(expected))
+    return expected, error
 
 
 def _line(x: Array, values: Array, at: float) -> tuple[float, float]:
@@ -308,10 +324,21 @@ def _line(x: Array, values: Array, at: float) -> tuple[float, float]:
     return height + slope * at, noise * (1 / len(values) + away * away / spread) ** 0.5
 
 
+def _level(values: Array) -> float:
+    return float(np.median(values))
+
+
 def _error(values: Array) -> float:
-    """Standard error of a median of independent values, from their median absolute deviation."""
-    spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
-    return float(1.2533 * spread / max(len(values), 1) ** 0.5)
+    """Standard error of a median, from the median absolute deviation, of values each of which follows the one before.
+
+    With correlation r of neighbours n values say as much as n (1 - r) / (1 + r) independent ones (Bartlett 1946).
+    """
+    off = values - np.median(values)
+    spread = 1.4826 * float(np.median(np.abs(off)))
+    near = np.clip(off, -3 * spread, 3 * spread)
+    square = float(np.sum(near * near))
+    tied = float(np.clip(np.sum(near[1:] * near[:-1]) / square, 0.0, TIED)) if square > 0 else 0.0
+    return float(1.2533 * spread * ((1 + tied) / (1 - tied) / max(len(values), 1)) ** 0.5)
 
 
 def _loss(name: str, value: float, limit: float | None = None) -> Evidence:

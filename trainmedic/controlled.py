@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainmedic.diagnose import Finding
-from trainmedic.diagnose.learnt import learnt
+from trainmedic.diagnose.learnt import learnt, skill
 from trainmedic.keeping import Keeping
 from trainmedic.remedies._clocks import generators, restore_generators
 from trainmedic.remedies._containers import copied, size_in_bytes
@@ -255,6 +255,10 @@ class Controlled:
         enough = "train/loss" in history and len(history.series("train/loss").steps) >= 2 * FEW
         return enough and learnt(history) < NO_GAIN
 
+    def ever_knew(self) -> bool:
+        """Whether half of the task was learnt at some time."""
+        return any(bool(np.nanmax(values, initial=-math.inf) > WELL) for _, values in skill(self.run.history))
+
     def allows(self, remedy: Remedy, finding: Finding) -> bool:
         """Whether the steps that a remedy takes to measure what it does fit into the budget."""
         return not remedy.measures or self._allowed(finding)[1] >= float(getattr(remedy, "steps", 0))
@@ -269,9 +273,9 @@ class Controlled:
         return total, min(allowed, total - done) if isinstance(known, int) else allowed
 
     def fitted(self, plan: Plan, finding: Finding) -> Plan:
-        """The plan with as many of its candidates as can be paid for now: measuring has cost steps as well."""
+        """The plan with as many candidates as can be paid for now, perhaps none: measuring has cost steps as well."""
         arms, (_, allowed) = len(plan.candidates), self._allowed(finding)
-        while arms > 1 and (self._cost_of_first(arms) if plan.short else self._cost(arms, plan.horizons[-1])) > allowed:
+        while arms and (self._cost_of_first(arms) if plan.short else self._cost(arms, plan.horizons[-1])) > allowed:
             arms -= 1
         return dataclasses.replace(plan, candidates=plan.candidates[:arms])
 
@@ -331,9 +335,11 @@ class Controlled:
         try:
             with self.rehearsal.quietly() as start:
                 course.start = start
-                course.begin(control)
+                course.begin(control, plan.horizons[:1])
                 for arm in arms:
                     course.begin(arm, against=control)
+                if any(len(arm.judged) == len(plan.horizons) > 1 for arm in arms):
+                    course.go_on(control)
                 compared = [self._compare(course, control, arm, len(arms) * (plan.look + 1)) for arm in arms]
         finally:
             steps = math.ceil(self.rehearsal.spent - before)
@@ -360,9 +366,13 @@ class _Course:
         self.run, self.rehearsal, self.plan, self.criterion = run, rehearsal, plan, criterion
         self.start: State | None = None
         self._late: State | None = None  # the control, when two thirds of the way are done
+        self._stopped: State | None = None  # the control at the first horizon
 
-    def begin(self, arm: Arm, against: Arm | None = None) -> None:
-        """Run one arm from the start; one that trails at the first horizon goes no further."""
+    def begin(self, arm: Arm, horizons: Sequence[int] = (), against: Arm | None = None) -> None:
+        """Run one arm from the start; one that trails at the first horizon goes no further.
+
+        ``horizons``: those to go to, all of the plan unless given. Where an arm stopped, it can go on.
+        """
         self._restore(self.start)
         undo = None
         try:
@@ -370,7 +380,9 @@ class _Course:
                 rates = self.run.learning_rates()
                 undo = arm.candidate[0].apply(arm.candidate[1], self.run)
                 arm.lowers = any(new < old for new, old in zip(self.run.learning_rates(), rates, strict=False))
-            self._walk(arm, against)
+            self._walk(arm, horizons or self.plan.horizons, against)
+            if arm.candidate is None:
+                self._stopped = State.capture(self.rehearsal.whole())
         except Exception as error:
             if arm.candidate is None:
                 raise
@@ -380,9 +392,18 @@ class _Course:
                 undo()
             self._restore(self.start)
 
-    def _walk(self, arm: Arm, against: Arm | None) -> None:
-        number, turn = 0, self._turn()
-        for place, horizon in enumerate(self.plan.horizons):
+    def go_on(self, control: Arm) -> None:
+        """Run the arm without any change on, from where it stopped: only who leads it at first needs it further."""
+        done = len(control.judged)
+        self._restore(self._stopped)
+        try:
+            self._walk(control, self.plan.horizons[done:], number=self.plan.horizons[done - 1])
+        finally:
+            self._restore(self.start)
+
+    def _walk(self, arm: Arm, horizons: Sequence[int], against: Arm | None = None, number: int = 0) -> None:
+        turn = self._turn()
+        for horizon in horizons:
             rows = []
             for index, point in enumerate(points(horizon)):
                 while number < point:
@@ -392,7 +413,7 @@ class _Course:
                     number += 1
                 rows.append(self._losses(index))
             arm.judged.append(np.array(rows))
-            if against is not None and place == 0:
+            if against is not None and len(arm.judged) == 1:
                 told = compare(against.judged, arm.judged, self.plan.horizons)
                 if not told.won:
                     return

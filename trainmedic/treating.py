@@ -8,6 +8,7 @@ monitored one, and the one that the trial began from.
 """
 
 import dataclasses
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from trainmedic.controlled import FEW, NO_GAIN, Controlled, Plan, Result
 from trainmedic.diagnose import Finding
-from trainmedic.diagnose.robust import rejected_steps
+from trainmedic.diagnose.robust import BINARY, rejected_steps, uniform_level
 from trainmedic.history import History
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Rival, Safety, Treatment
@@ -26,6 +27,7 @@ from trainmedic.remedies.choose import Choice, Fix, choose
 from trainmedic.remedies.lower_learning_rate import BY_STEPS
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
+from trainmedic.remedies.schedule_learning_rate import driven_up
 from trainmedic.remedies.skip_step import SkipStep, held_off, stand_by
 from trainmedic.remedies.trial import LEAST_EFFECT, SequentialTrial, Trial, Verdict
 from trainmedic.settings import Settings
@@ -35,6 +37,7 @@ LEAST_WINDOW = 20
 """Steps that a change is watched for, at least."""
 IN_VAIN = 2
 """Changes that are tried without a control, and undone, in a run that is getting somewhere."""
+MEASURED = "what measuring it took leaves too little of the budget for a controlled trial"
 DOSES = 10
 """More than any act has: one whose first dose trails has no other turn."""
 SETTLED = 10
@@ -95,6 +98,7 @@ class Treating:
         self._undo_next: tuple[OnTrial, Verdict] | None = None
         self._candidate: State | None = None
         self._initial: State | None = None
+        self._healthy: State | None = None  # the last; ``run.healthy`` is the one to go back to from what was found
         self._tried: dict[str, Counter[str]] = {}
         self._looks: dict[str, int] = {}  # controlled trials that were too short to tell, by illness
         self._rest_until = 0
@@ -107,7 +111,7 @@ class Treating:
     def begin(self) -> None:
         """Keep the state that training starts from: it has no history, so it is healthy."""
         if self.fix != "off":
-            self.run.healthy = self._initial = State.capture(self.run)
+            self.run.healthy = self._healthy = self._initial = State.capture(self.run)
             judged = {rule.name for rule in self.settings.configured_rules()}
             if SkipStep.name not in self.settings.ignore_remedies and not judged.isdisjoint(SkipStep.treats):
                 stand_by(self.run)
@@ -157,25 +161,34 @@ class Treating:
 
     def _choose(self, finding: Finding) -> Choice:
         tried = self._tried.get(finding.name, Counter())
-        if (
-            self.run.healthy is not None
-            and self._candidate is not None
-            and self._candidate.step < finding.step - SETTLED
-        ):
-            self.run.healthy, self._candidate = self._candidate, None
         self._fall_back(finding)  # acts that go back look at that state
         choice = choose(finding, self.run, fix=self.fix, ignore=self.settings.ignore_remedies, tried=tried)
         self.refused.update(choice.refused)
         return choice
 
     def _fall_back(self, finding: Finding) -> None:
-        """A state of after the onset is not healthy; where nothing was won since, that of the start is as good."""
-        initial, healthy = self._initial, self.run.healthy
-        if initial is None or healthy is None or initial.step > finding.step or not initial.fits(self.run):
+        """Take for healthy the newest state of before the onset; that of the start, where nothing was won since.
+
+        Where none is of before it, the last one that was thought healthy is as far as one can go back.
+        """
+        newer = self._candidate
+        if newer is not None and newer.step >= finding.step - SETTLED:
+            newer = None  # illnesses show late
+        known = [state for state in (self._initial, self._healthy, self.run.best, newer) if state is not None]
+        sound = [state for state in known if self._sound(state, finding)]
+        if not sound:
+            self.run.healthy = self._healthy
             return
-        late = healthy.step > finding.step or not healthy.finite() or not healthy.fits(self.run)
-        if late or self._no_better(initial, healthy.step):
-            self.run.healthy = initial
+        initial, newest = self._initial, max(sound, key=lambda state: state.step)
+        at_first = initial is not None and any(state is initial for state in sound)
+        self.run.healthy = initial if at_first and self._no_better(sound[0], newest.step) else newest
+
+    def _sound(self, state: State, finding: Finding) -> bool:
+        """Whether a state is of before the onset, and of after the last change that was kept, and can be put back."""
+        changed = self._initial is not None and state.step < self._initial.step
+        # a schedule is wrong from the first step on: the weights are well until it shows
+        onset = finding.detected_at if finding.name == "scheduler-misuse" else finding.step
+        return state.step <= onset and not changed and state.fits(self.run) and state.finite()
 
     def _keep_healthy(self, step: int) -> None:
         """Two states take turns: the newer one becomes the healthy one when no finding has come up since."""
@@ -183,8 +196,10 @@ class Treating:
         if candidate is not None:
             if step - candidate.step < SETTLED:
                 return
-            spare, self.run.healthy = self.run.healthy, candidate
-        self._candidate = State.capture(self.run, into=None if spare is self._initial else spare)
+            spare, self._healthy = self._healthy, candidate
+            self.run.healthy = candidate
+        kept = any(spare is state for state in (self._initial, self.run.best))
+        self._candidate = State.capture(self.run, into=None if kept else spare)
 
     def keep_best(self, value: float, mode: str) -> None:
         """Keep the state whose monitored value is the best so far; called when a value is logged."""
@@ -196,7 +211,8 @@ class Treating:
             self.run.best = self._best_value = None
         if self._best_value is None or (value < self._best_value if mode == "min" else value > self._best_value):
             self._best_value = value
-            self.run.best = State.capture(self.run, into=self.run.best)
+            needed = self.run.best is self.run.healthy  # a sick run fell back to it
+            self.run.best = State.capture(self.run, into=None if needed else self.run.best)
 
     def watch_trial(self, history: History, step: int) -> None:
         """After each step: let the trial decide, if it can."""
@@ -326,10 +342,10 @@ class Treating:
     def _try_with_control(self, pending: Pending, plan: Plan, base: State, now: State) -> None:
         """Run the arms from one state; apply the winner there, if there is one."""
         finding, start = pending.finding, self.run.step + 1
-        result = self._compared(finding, plan, base, now)
+        result, known = self._compared(finding, plan, base, now)
         if result is None:
-            if uncontrolled := self.controlled.impossible():
-                self._try_in_sequence(pending, uncontrolled, base, now)
+            if uncontrolled := self.controlled.impossible() or (known and MEASURED):
+                self._try_in_sequence(pending, uncontrolled, base, now, known=known)
             return
         (remedy, change), best = result.compared[0]
         treatment = Treatment(
@@ -381,9 +397,14 @@ class Treating:
         if not result.winner:
             self._lost_all(finding, result, plan.look)
 
-    def _compared(self, finding: Finding, plan: Plan, base: State, now: State) -> Result | None:
-        """What the arms of a plan come to from a state; ``None`` where there are none. Nothing lasts."""
-        began = time.perf_counter()
+    def _compared(
+        self, finding: Finding, plan: Plan, base: State, now: State
+    ) -> tuple[Result | None, list[tuple[Remedy, Change]]]:
+        """What the arms of a plan come to from a state, if any were run, and the candidates as measured.
+
+        Nothing lasts.
+        """
+        began, candidates = time.perf_counter(), list[tuple[Remedy, Change]]()
         try:
             if base is not now:
                 base.restore(self.run, clocks=False)
@@ -391,11 +412,11 @@ class Treating:
             if len(candidates) < len(plan.candidates):
                 self._note_tried(finding, plan.candidates)
             fitted = self.controlled.fitted(dataclasses.replace(plan, candidates=candidates), finding)
-            return self.controlled.run_trial(fitted) if candidates else None
+            return self.controlled.run_trial(fitted) if fitted.candidates else None, candidates
         except Exception as error:  # in the arm without any change
             self.refused["controlled trial"] = _reason(error)
             self.controlled.give_up(f"an untreated arm failed: {_reason(error)}")
-            return None
+            return None, candidates
         finally:
             if base is not now:
                 now.restore(self.run)
@@ -420,26 +441,37 @@ class Treating:
     # -- without one ---------------------------------------------------------------------------------------------
 
     def _try_in_sequence(
-        self, pending: Pending, uncontrolled: str, base: State, now: State, seen: Result | None = None
+        self,
+        pending: Pending,
+        uncontrolled: str,
+        base: State,
+        now: State,
+        seen: Result | None = None,
+        known: Sequence[tuple[Remedy, Change]] = (),
     ) -> None:
         """Apply the first candidate, and watch; one that is refused gives way to the next.
 
         ``seen``: how they did in the first steps beside an untreated copy. Who trails it is not tried, who leads it has
-        its turn first.
+        its turn first. ``known``: those that were measured already.
         """
-        finding = pending.finding
-        for remedy, change in seen.ordered(pending.candidates) if seen else pending.candidates:
+        finding, sized = pending.finding, {remedy.name: change for remedy, change in known}
+        candidates = [(remedy, sized.get(remedy.name, change)) for remedy, change in pending.candidates]
+        for remedy, change in seen.ordered(candidates) if seen else candidates:
             found = seen.of(remedy) if seen else None
             if found is not None and not found.effect > -LEAST_EFFECT:
                 self._note_tried(finding, [(remedy, change)] * DOSES)
                 self.refused[remedy.name] = found.reason
                 continue
+            if remedy.ends_the_run and not pending.ends_the_run:
+                self._pending = Pending(finding, [(remedy, change)])  # until the user asks whether to stop
+                return
             ahead = self._ahead(finding, remedy, seen)
             if not self._time_left(finding, remedy) or (not ahead and self._reckless(finding, remedy)):
                 continue
-            known = [(remedy, change)] if found else self._measured_at(base, now, finding, remedy, change)
+            ready = found is not None or remedy.name in sized
+            pairs = [(remedy, change)] if ready else self._measured_at(base, now, finding, remedy, change)
             cost = seen.steps if seen else 0
-            if known and self._apply(finding, *known[0], uncontrolled, base, now, ahead, cost):
+            if pairs and self._apply(finding, *pairs[0], uncontrolled, base, now, ahead, cost):
                 return
 
     def _ahead(self, finding: Finding, remedy: Remedy, seen: Result | None) -> str:
@@ -456,13 +488,13 @@ class Treating:
 
     def _screened(self, pending: Pending, plan: Plan, base: State, now: State) -> None:
         """See how the candidates do in the first steps beside an untreated copy, and try them in that order."""
-        result = self._compared(pending.finding, plan, base, now)
+        result, known = self._compared(pending.finding, plan, base, now)
         uncontrolled = plan.short
         if result is None:
-            measured = {remedy.name for remedy, _ in plan.candidates}
-            left = [pair for pair in pending.candidates if pair[0].name not in measured or not pair[0].measures]
+            planned, names = {r.name for r, _ in plan.candidates}, {r.name for r, _ in known}
+            left = [(r, c) for r, c in pending.candidates if not r.measures or r.name not in planned - names]
             pending, uncontrolled = Pending(pending.finding, left), self.controlled.impossible() or uncontrolled
-        self._try_in_sequence(pending, uncontrolled, base, now, result)
+        self._try_in_sequence(pending, uncontrolled, base, now, result, known)
 
     def _measured_at(
         self, base: State, now: State, finding: Finding, remedy: Remedy, change: Change
@@ -527,11 +559,19 @@ class Treating:
             base=base.step if base is not now else None,
             learnt=self._learnt(base) if spoilt and base is not now else None,
             unless_worse=remedy.unless_worse or ("it had led an untreated copy" if ahead else ""),
+            ceiling=self._ceiling(remedy),
         )
         unsafe, fresh = remedy.safety is not Safety.SAFE, State.capture(self.run)
         before = base if spoilt else now
         self._on_trial = OnTrial(treatment, undo, before, fresh, trial, finding, back=spoilt or unsafe)
         return True
+
+    def _ceiling(self, remedy: Remedy) -> float:
+        """The loss of taking all classes for equally likely, for acts that may raise the loss up to there."""
+        level = uniform_level(self.run.history)
+        if self.run.history.facts.get("loss") in BINARY:
+            level = math.log(2)
+        return level if remedy.raises_loss and math.isfinite(level) else -math.inf
 
     def _time_before(self, start: int) -> tuple[int, int]:
         """Steps that a change may be compared with: after one that was undone, those before that one."""
@@ -600,7 +640,7 @@ class Treating:
     def _base(self, finding: Finding, now: State) -> State:
         """The state to treat from: the last healthy one, where the run has nothing to lose by it."""
         healthy = self.run.healthy
-        if healthy is None or not healthy.fits(self.run) or healthy.step > finding.step or not healthy.finite():
+        if healthy is None or not self._sound(healthy, finding):
             return now
         return healthy if self._spoilt(finding, now) or self._nothing_to_lose(finding, healthy) else now
 
@@ -610,6 +650,8 @@ class Treating:
         if finding.name in SkipStep.treats:
             return False  # what was held off has left nothing behind
         if self.controlled.knows_nothing() or (failing and finding.name in BY_STEPS):
+            return True
+        if driven_up(finding, self.run) and self.run.step - healthy.step <= self._window():
             return True
         return (failing or self._young) and self._no_better(healthy, self.run.step)
 
@@ -649,6 +691,8 @@ class Treating:
         start, lowest = self._loss_at(0), float(sane.min())
         if start is not None and losses[-1] - lowest < (start - lowest) / 2:
             return False  # a multiple of next to nothing
+        if self.controlled.knows_nothing() and self.controlled.ever_knew():
+            return True
         return bool(losses[-1] > 10 * max(float(np.median(healthy)), 1e-12) and losses[-1] > 10 * lowest)
 
     def _restart(self, start: int) -> None:
@@ -663,8 +707,7 @@ class Treating:
     def _begin_anew(self, fresh: State) -> None:
         """A change was kept: states from before it hold what it has replaced."""
         self._initial, self._before = fresh, None
-        if self.run.healthy is None or self.run.healthy.step <= fresh.step:
-            self.run.healthy = fresh
+        self._healthy = self.run.healthy = fresh
 
     def _finish(self, on_trial: OnTrial, verdict: Verdict, step: int) -> None:
         reason = _joined(on_trial.treatment.reason, verdict.reason)

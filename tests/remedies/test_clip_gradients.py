@@ -229,3 +229,12 @@ def test_the_code_of_each_kind_runs(kind: Any) -> None:
     assert change is not None
     model(torch.randn(2, 3)).sum().backward()
     exec(change.code, {"torch": torch, "model": model})
+
+
+def test_units_are_clipped_to_no_less_than_layers_had_while_all_was_well() -> None:
+    columns = {f"l{i}.weight__gradient_norm": [1.0] * 30 for i in range(5)}
+    columns["l2.weight__gradient_norm"] = [1.0] * 20 + [50.0] * 10
+    columns |= {f"l{i}.weight__weight_norm": [4.0 if i else 2.0] * 30 for i in range(5)}
+    total = [3.0] * 20 + [51.0] * 10
+    change = proposal("exploding-gradient", 20, gradient_norm=total, **columns)
+    assert change.after == {"kind": "unit", "share": pytest.approx(0.5)}

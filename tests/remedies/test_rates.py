@@ -14,6 +14,7 @@ from tests.remedies.test_lower_learning_rate import SCHEDULERS
 from tests.remedies.test_lower_learning_rate import optimizer as grouped
 from trainmedic.history import History
 from trainmedic.remedies import _rates
+from trainmedic.remedies.lower_learning_rate import LowerLearningRate
 from trainmedic.remedies.raise_learning_rate import RaiseLearningRate
 from trainmedic.remedies.remedy import Refused
 from trainmedic.remedies.run import Run
@@ -320,3 +321,19 @@ def test_a_rate_that_a_schedule_takes_down_again_is_not_raised_first() -> None:
     run, _ = brought_down_run(lambda of: lr_scheduler.StepLR(of, 4, 0.5))
     assert RaiseLearningRate.waits(finding("learning-rate-too-low"), run)
     assert not RaiseLearningRate.waits(finding("learning-rate-too-low"), run_of(optimizer()))
+
+
+def test_a_schedule_that_drives_the_rate_up_gives_way_to_what_the_run_bore() -> None:
+    make = lambda of: lr_scheduler.ExponentialLR(of, 1.1)  # noqa: E731
+    run, _ = brought_down_run(make, taken=60)
+    for step in range(60):  # lowest around step 25
+        run.history.add("train/loss", step, abs(step - 25) / 25 + 1)
+    change = ScheduleLearningRate().propose(finding("divergence"), run)
+    assert change is not None
+    assert change.after["peaks"] == [pytest.approx(0.3 * 0.1 * 1.1**25, rel=0.2)]
+    assert LowerLearningRate.waits(finding("divergence"), run), "a rate that is lowered is raised again"
+    run, _ = brought_down_run(make, taken=60)
+    for step in range(60):
+        run.history.add("train/loss", step, 2 - step / 60)
+    with pytest.raises(Refused, match="schedule of its own"):
+        ScheduleLearningRate().propose(finding("divergence"), run)

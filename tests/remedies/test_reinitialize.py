@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.remedies.patients import Patient, different, finding, patient, perceptron, photograph
+from trainmedic.history import History
 from trainmedic.remedies._rehearsal import Example, Form, Rehearsal
 from trainmedic.remedies.change import Change
 from trainmedic.remedies.insert_batchnorm import InsertBatchnorm
+from trainmedic.remedies.lower_learning_rate import LowerLearningRate
 from trainmedic.remedies.reinitialize import Reinitialize
 
 
@@ -211,3 +213,17 @@ def test_hidden_layers_are_scaled_by_what_they_put_out_for_a_kept_batch() -> Non
     assert torch.allclose(rows @ rows.T, torch.eye(32) * float(rows[0].square().sum()), atol=1e-4)
     undo()
     assert not different(before, photograph(sick))
+
+
+def test_where_weights_began_at_zero_all_are_drawn_at_once() -> None:
+    sick = patient()
+    sizes = {"0.weight": [0.0, 0.1], "2.weight": [0.0, 0.0], "4.weight": [1.0, 1.0]}
+    history = History.of(**{f"{name}__weight_norm": values for name, values in sizes.items()})
+    history.architecture = sick.run.history.architecture
+    sick.run.history = history
+    dead = finding("dead-relu", "1", step=5)
+    change = Reinitialize().propose(dead, sick.run)
+    assert change is not None
+    assert change.target == ("0", "2", "4")
+    assert not Reinitialize.waits(dead, sick.run)
+    assert LowerLearningRate().propose(dead, sick.run) is None

@@ -9,8 +9,9 @@ from trainmedic.remedies.stop_early import StopEarly
 def test_the_best_state_is_restored_and_the_run_asked_to_stop() -> None:
     sick = patient(steps=3)
     best = [parameter.detach().clone() for parameter in sick.model.parameters()]
-    for _ in range(4):
+    for step in range(3, 7):
         sick.step()
+        sick.run.history.add("validation/loss", step, 2.0)
     change = StopEarly().propose(finding("overfitting"), sick.run)
     assert change is not None
     assert change.after == {"step": 2}
@@ -42,3 +43,9 @@ def test_as_advice_it_names_the_best_step_on_record() -> None:
 
 def test_it_waits_until_the_loop_asks() -> None:
     assert StopEarly.ends_the_run
+
+
+def test_against_overfitting_it_waits_until_the_best_is_past() -> None:
+    sick = patient(steps=4)
+    assert StopEarly().propose(finding("overfitting"), sick.run) is None, "one look since the best"
+    assert StopEarly().propose(finding("divergence"), sick.run) is not None

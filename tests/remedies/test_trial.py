@@ -101,3 +101,34 @@ def test_after_an_undone_change_the_next_is_compared_with_the_time_before_that_o
     before = [*noisy(1.0, 60), *noisy(3.0, 60, seed=1)]
     assert not decide(before, noisy(0.98, 180, seed=2), until=59)[1].kept
     assert decide(before, noisy(0.6, 180, seed=2), until=59)[1].kept
+
+
+def test_a_fall_that_flattens_out_leads_no_further_down_than_it_bends() -> None:
+    """Nearly all of the way to 2.0 is done: what stands at 1.7 then has done something."""
+    random = np.random.default_rng(0)
+    before = list(2.0 + 2.0 * np.exp(-np.arange(120) / 20) + 0.03 * random.standard_normal(120))
+    assert decide(before, noisy(1.7, 200, noise=0.03, seed=1))[1].kept
+    assert not decide(before, noisy(1.99, 200, noise=0.03, seed=1))[1].kept
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_noise_in_which_each_loss_follows_the_one_before_is_no_difference(seed: int) -> None:
+    random, values = np.random.default_rng(seed), [0.0]
+    for _ in range(399):
+        values.append(0.9 * values[-1] + 0.1 * float(random.standard_normal()))
+    whole = list(2.0 + np.array(values))
+    assert not decide(whole[:120], whole[120:])[1].kept
+
+
+def test_a_change_that_is_paid_for_with_the_loss_may_raise_it_as_far_as_knowing_nothing() -> None:
+    given = {"spoilt": True, "unless_worse": "it weighs anew", "ceiling": 0.69}
+    rising = [*noisy(0.02, 30, noise=0.01), *noisy(0.4, 200, noise=0.01)]
+    assert decide(noisy(0.02, 100, noise=0.01), rising, **given)[1].kept
+    assert not decide(noisy(0.02, 100, noise=0.01), [*rising[:30], *noisy(0.9, 200)], **given)[1].kept
+    assert not decide(noisy(0.02, 100, noise=0.01), rising, **{**given, "ceiling": -np.inf})[1].kept
+
+
+def test_what_began_from_an_earlier_state_stays_only_if_it_is_better_than_the_state_left() -> None:
+    without = [*noisy(1.0, 60), *noisy(2.0, 60, seed=1)]
+    assert not decide(without, noisy(1.2, 180, seed=2), base=-1)[1].worse
+    assert decide(without, noisy(2.0, 180, seed=2), base=-1)[1].worse

@@ -197,3 +197,20 @@ def test_gradients_are_cleared_where_the_loss_scaler_leaves_a_step_out() -> None
             scaler.update()
             assert not model.weight.grad.any()
             assert torch.equal(model.weight, before) is (factor != 1.0)
+
+
+def test_a_group_that_rests_at_a_rate_of_zero_gets_the_rate_of_the_others() -> None:
+    model = perceptron()
+    rest = {"params": [*model[2].parameters(), *model[4].parameters()]}
+    of = torch.optim.SGD([{"params": model[0].parameters(), "lr": 0.0}, rest], lr=0.1)
+    run = Run([model], [of], History())
+    assert Unfreeze().propose(finding("frozen-layer", "4"), run) is None
+    change = Unfreeze().propose(finding("frozen-layer", "0"), run)
+    assert change is not None
+    undo = Unfreeze().apply(change, run)
+    assert [group["lr"] for group in of.param_groups] == [0.1, 0.1]
+    undo()
+    assert [group["lr"] for group in of.param_groups] == [0.0, 0.1]
+    run.schedulers = [torch.optim.lr_scheduler.StepLR(of, 10)]
+    with pytest.raises(Refused, match="scheduler"):
+        Unfreeze().propose(finding("frozen-layer", "0"), run)
