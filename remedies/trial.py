@@ -274,14 +274,6 @@ class SequentialTrial(Trial):
         return max(noise, self.least * abs(_level(before)))
 
 
-def _level_ground(values: Array) -> Array:
-    """Values without their own trend, which is no noise."""
-    from scipy import stats
-
-    x = np.arange(float(len(values)))
-    return values - float(stats.theilslopes(values, x).slope) * x if len(values) > 1 else values
-
-
 FRACTION = 0.25
 """Share of the lowest loss so far, below which no straight line is believed."""
 
@@ -295,7 +287,7 @@ def _heading(before: Array, ahead: float) -> tuple[float, float]:
     """
     parts = np.array_split(before, 3)
     first, second, third = (float(np.median(part)) for part in parts)
-    errors = [_error(_level_ground(part)) for part in parts]
+    errors = [_error(part) for part in parts]
     earlier, later = first - second, second - third
     bent = float(np.hypot(np.hypot(errors[0], 2 * errors[1]), errors[2]))
     if earlier - later > 3 * bent:
@@ -329,11 +321,15 @@ def _level(values: Array) -> float:
 
 
 def _error(values: Array) -> float:
-    """Standard error of a median, from the median absolute deviation, of values each of which follows the one before.
+    """Standard error of a median, from the median absolute deviation of values about their own trend.
 
     With correlation r of neighbours n values say as much as n (1 - r) / (1 + r) independent ones (Bartlett 1946).
     """
-    off = values - np.median(values)
+    from scipy import stats
+
+    x = np.arange(float(len(values)))
+    level = values - (float(stats.theilslopes(values, x).slope) * x if len(values) > 1 else 0.0)
+    off = level - np.median(level)
     spread = 1.4826 * float(np.median(np.abs(off)))
     near = np.clip(off, -3 * spread, 3 * spread)
     square = float(np.sum(near * near))
