@@ -299,7 +299,9 @@ def _heading(before: Array, ahead: float) -> tuple[float, float]:
     if (before > 0).all() and expected < float(before.min()) * FRACTION:
         expected, error = _line(np.arange(1.0, count + 1), np.log(before), count + ahead + 1)
         expected, error = float(np.exp(expected)), error * float(np.exp(expected))
-    return expected, error
+    # noise may hide a bend from the test, but no fall to come is larger than the newest may have been
+    most = max(later + 2 * float(np.hypot(errors[1], errors[2])), 0.0)
+    return max(expected, third - most * (ahead / (count / 3) + 0.5)), error
 
 
 def _line(x: Array, values: Array, at: float) -> tuple[float, float]:

@@ -19,12 +19,13 @@ import numpy as np
 
 from trainmedic.controlled import FEW, NO_GAIN, Controlled, Plan, Result
 from trainmedic.diagnose import Finding
+from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import BINARY, rejected_steps, uniform_level
 from trainmedic.history import History
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Rival, Safety, Treatment
 from trainmedic.remedies.choose import Choice, Fix, choose
-from trainmedic.remedies.lower_learning_rate import BY_STEPS
+from trainmedic.remedies.lower_learning_rate import BY_STEPS, torn_by
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 from trainmedic.remedies.schedule_learning_rate import driven_up
@@ -40,6 +41,10 @@ IN_VAIN = 2
 MEASURED = "what measuring it took leaves too little of the budget for a controlled trial"
 DOSES = 10
 """More than any act has: one whose first dose trails has no other turn."""
+TORN = 0.1
+"""|update| / |weight| of steps after few of which nothing is left of what weights were."""
+EARLY = 0.25
+"""Share of the run that may be given up for a state from before such steps."""
 SETTLED = 10
 """Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
@@ -653,7 +658,19 @@ class Treating:
             return True
         if driven_up(finding, self.run) and self.run.step - healthy.step <= self._window():
             return True
+        if self._torn(finding, healthy):
+            return True
         return (failing or self._young) and self._no_better(healthy, self.run.step)
+
+    def _torn(self, finding: Finding, healthy: State) -> bool:
+        """Whether steps of a rate that is too high have left nothing of the weights, early, and won little for it.
+
+        Little is a smaller share of the task than the share of the run that they took.
+        """
+        total = self.run.history.facts.get("total_steps") or 0
+        if finding.name != "learning-rate-too-high" or not self.run.step - healthy.step < total * EARLY:
+            return False
+        return learnt(self.run.history) < self.run.step / total and torn_by(self.run, finding.step) > TORN
 
     def _no_better(self, state: State, step: int) -> bool:
         """Whether the training loss has not come down from a state to a step."""
