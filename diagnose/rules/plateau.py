@@ -27,6 +27,7 @@ from trainmedic.diagnose.robust import (
     thinned,
     update_size,
 )
+from trainmedic.diagnose.rules.noisy_gradient import NoisyGradient
 from trainmedic.history import History, Layer, Snapshot
 
 
@@ -78,7 +79,8 @@ class Plateau(Rule):
     was never lowered (so that a smaller one would settle), or, of three classes and more, of the usual size above
     `tiny`. Or, of any loss: the rate fell below `cut` of its height within a share `soon` of the run, and stayed there,
     while the loss was falling beyond its noise and by twice `still`, and more than a third of `unlearnt` of its first
-    level was left.
+    level was left. Or, of squared errors at a constant rate: the size of the steps holds up `held` of the loss, by the
+    formula of noisy-gradient, more than as long a run again would bring, and `unexplained` of the variance is left.
     Remedies: schedule-learning-rate, find-learning-rate, lower-learning-rate, raise-learning-rate, swap-optimizer,
     unfreeze, replace-recurrent, widen-model.
     Known limits: needs the total of steps, and, but for a rate that was cut, a loss whose chance is known and measured
@@ -129,6 +131,9 @@ class Plateau(Rule):
     large: float = Field(
         1e-2, gt=0, description="|update| / |weight| that keeps a run from settling (ten times the usual 1e-3)"
     )
+    held: float = Field(
+        2 / 3, gt=0, lt=1, description="share of squared errors that the size of the steps holds up (two thirds)"
+    )
     cut: float = Field(0.1, gt=0, lt=1, description="rate over its height at which a run has all but stopped (a tenth)")
     soon: float = Field(0.25, gt=0, lt=1, description="share of the run by which that is early (schedules take longer)")
     tiny: float = Field(2e-4, ge=0, description="|update| / |weight| below which a run is slow (a fifth of the usual)")
@@ -144,6 +149,7 @@ class Plateau(Rule):
         since = holds_since(judged, steps)
         flat = None if since is None else judged(since)
         if since is None or flat is None:
+            yield from self._held_up(history)
             return
         yield self.finding(
             step=steps[flat.since],
@@ -161,6 +167,24 @@ class Plateau(Rule):
                 ),
             ],
         )
+
+    def _held_up(self, history: History) -> Iterator[Finding]:
+        """Of squared errors: most of what is left is made by the size of the steps, and would go with a lower rate."""
+        if history.facts.get("loss") not in SQUARES:
+            return
+        every = 1_000_000  # batches of any size
+        noisy = NoisyGradient(excess=self.held, of_gain=every, batch=every, works=1 - self.unexplained, sigmas=1e-9)
+        rest = noisy.rest(history)
+        if rest is not None:
+            yield self.finding(
+                step=rest.step,
+                detected_at=rest.detected_at,
+                where=("train/loss",),
+                message=f"the loss has come to {rest.level:.4g}, and the size of the steps holds up about "
+                f"{100 * min(rest.share, 1.0):.0f} % of it: as many steps again would bring less than a lower rate",
+                evidence=noisy.told(rest),
+                confidence=0.7,
+            )
 
     def _flat(self, history: History, steps: NDArray[np.int64], values: Array, same: bool, place: int) -> Flat | None:
         now = int(steps[place])

@@ -1,9 +1,12 @@
 """Healthy and sick curves, drawn with a seed: what tests of the rules on curves share."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainmedic.history import History, Layer
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int], Array]
@@ -81,3 +84,22 @@ def healthy(shape: str, noise: str, level: float, count: int, seed: int) -> Arra
     if shape == "likelihood":
         return curve + level * 5 * drawn
     return curve * np.exp(np.clip(level * drawn, -3, 3))
+
+
+def quadratic(rate: float, noise: float, floor: float = 1.0, steps: int = 1_000, **facts: Any) -> History:
+    """SGD on x^2 / 2 in 64 dimensions, with a noisy gradient and a loss that cannot go below a floor."""
+    random = np.random.default_rng(0)
+    x = np.full(64, 0.5)
+    losses, norms, cosines = [], [], []
+    before = np.zeros(64)
+    for _ in range(steps):
+        gradient = x + noise * random.standard_normal(64)
+        losses.append(floor + float(x @ x) / 2)
+        norms.append(float(np.linalg.norm(gradient)))
+        cosines.append(float(gradient @ before / (np.linalg.norm(gradient) * np.linalg.norm(before) + 1e-12)))
+        x, before = x - rate * gradient, gradient
+    values: dict[str, Any] = {"a.weight__gradient_cosine": cosines, "gradient_norm": norms}
+    values |= {"optimizer_learning_rate": [rate] * steps, "a.weight__update_ratio": [0.01] * steps}
+    known = {"optimizer": "SGD", "optimizer_options": {"momentum": 0}, "loss": "MSELoss", "batch_size": 2, **facts}
+    layers = [Layer("a.weight", "parameter", 0, (8, 8))]
+    return History.of(train_loss=losses, layers=layers, facts=known, **values)

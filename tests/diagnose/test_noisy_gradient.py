@@ -5,29 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.diagnose.curves import quadratic
 from trainmedic.diagnose import Finding
 from trainmedic.diagnose.rules.learning_rate_too_high import LearningRateTooHigh
 from trainmedic.diagnose.rules.noisy_gradient import NoisyGradient
-from trainmedic.history import History, Layer
-
-
-def quadratic(rate: float, noise: float, floor: float = 1.0, steps: int = 1_000, **facts: Any) -> History:
-    """SGD on x^2 / 2 in 64 dimensions, with a noisy gradient and a loss that cannot go below a floor."""
-    random = np.random.default_rng(0)
-    x = np.full(64, 0.5)
-    losses, norms, cosines = [], [], []
-    before = np.zeros(64)
-    for _ in range(steps):
-        gradient = x + noise * random.standard_normal(64)
-        losses.append(floor + float(x @ x) / 2)
-        norms.append(float(np.linalg.norm(gradient)))
-        cosines.append(float(gradient @ before / (np.linalg.norm(gradient) * np.linalg.norm(before) + 1e-12)))
-        x, before = x - rate * gradient, gradient
-    values: dict[str, Any] = {"a.weight__gradient_cosine": cosines, "gradient_norm": norms}
-    values |= {"optimizer_learning_rate": [rate] * steps, "a.weight__update_ratio": [0.01] * steps}
-    known = {"optimizer": "SGD", "optimizer_options": {"momentum": 0}, "loss": "MSELoss", "batch_size": 2, **facts}
-    layers = [Layer("a.weight", "parameter", 0, (8, 8))]
-    return History.of(train_loss=losses, layers=layers, facts=known, **values)
+from trainmedic.history import History
 
 
 def look(history: History) -> list[Finding]:

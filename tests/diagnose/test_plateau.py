@@ -1,8 +1,11 @@
 """TM404 and its look-alikes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from tests.diagnose.curves import quadratic
 from trainmedic.diagnose import Finding
 from trainmedic.diagnose.rules.plateau import Plateau, _run
 from trainmedic.history import History, Layer
@@ -79,3 +82,26 @@ def test_half_of_two_classes_may_be_luck() -> None:
     history = _run([*np.linspace(0.69, 0.5, 60), *([0.5, 0.49, 0.51, 0.505, 0.495] * 88)], 3e-3, accuracy=0.7)
     history.facts["classes"] = 2
     assert look(history) == []
+
+
+@pytest.mark.parametrize(("rate", "floor", "told"), [(0.2, 0.2, True), (0.02, 0.2, False), (0.2, 4.0, False)])
+def test_squared_errors_that_the_size_of_the_steps_holds_up(rate: float, floor: float, told: bool) -> None:
+    history = quadratic(rate, 1.0, floor, batch_size=64)
+    assert [finding.where for finding in look(history)] == [("train/loss",)] * told
+    history.facts["scheduler"] = "CosineAnnealingLR"  # it is going to fall
+    assert look(history) == []
+
+
+def test_noise_hides_progress() -> None:
+    noise = np.random.default_rng(0).standard_normal(500)
+    losses = [*np.linspace(2.3, 1.5, 60), *np.full(440, 1.5)]
+    assert len(look(_run(list(losses + 0.02 * noise), 3e-3, accuracy=0.35))) == 1
+    assert look(_run(list(losses + 0.5 * noise), 3e-3, accuracy=0.35)) == []
+
+
+def test_one_class_is_no_task() -> None:
+    columns: dict[str, Any] = {"fc__update_ratio": [3e-3] * 500, "optimizer_learning_rate": [0.01] * 500}
+    columns |= {f"{i}__label_share": [float(i == 0)] * 500 for i in range(10)}
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10, "total_steps": 500}
+    layers = [Layer("fc", "parameter", 0, (8, 8))]
+    assert look(History.of(train_loss=stuck(1.5, 2.3), facts=facts, layers=layers, **columns)) == []
