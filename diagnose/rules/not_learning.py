@@ -163,7 +163,9 @@ class NotLearning(Rule):
             return None
         if not by_heart and (fell > self.sigmas * doubt or self._creeps(curve, chance)):
             return None
-        own = self.near if history.facts.get("loss") not in SQUARES else self.memorised  # its targets vary otherwise
+        tokens = any("Embedding" in layer.kind for layer in history.architecture.values())
+        varied = tokens or history.facts.get("loss") in SQUARES  # targets or words of another part are spread otherwise
+        own = self.memorised if varied else self.near
         if len(apart) and median(apart[len(apart) // 2 :]) < (1 - own) * chance:
             return None
         size = update_size(history, now)

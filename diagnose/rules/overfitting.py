@@ -103,13 +103,14 @@ class Overfitting(Rule):
     standard errors, any rise by `rise` counts. Of a validation set whose loss is not logged, or is above its best and
     tells nothing of this, the same of 1 - accuracy, beyond its standard error. A warning where the accuracy is no
     worse, or less than `severe` of the gain is lost. Silent again once the loss is back at its best. Also a warning:
-    what is learnt by heart. In shares of the task (what is left of the loss of the best constant answer; where that is
-    not known, of the first loss), from the middle third of all evaluations to the newest quarter, or from the best to
-    the newest three: training has won `won`, validation less than `shared` of that, training is ahead by `apart`, and
-    of what it has learnt less than `holds` holds in validation (`holds_of_noise` of numbers, of errors and of unknown
-    losses), while no accuracy rose by two standard errors. Or training is through: less than `learnt` is left there and
-    more than `unlearnt` in validation, which has not come down by half of `rise` from the middle third of six
-    evaluations or more, after half of the run. Of a set of which only the accuracy is known, the same of wrong answers.
+    what is learnt by heart. In shares of the task (what is left of the loss of the best constant answer; of classes
+    that are no tokens, of taking all for alike; where neither is known, of the first loss), from the middle third of
+    all evaluations to the newest quarter, or from the best to the newest three: training has won `won`, validation
+    less than `shared` of that, training is ahead by `apart`, and of what it has learnt less than `holds` holds in
+    validation (`holds_of_noise` of numbers, of errors and of unknown losses), while no accuracy rose by two standard
+    errors. Or training is through: less than `learnt` is left there and more than `unlearnt` in validation, which has
+    not come down by half of `rise` from the middle third of six evaluations or more, after half of the run. Of a set of
+    which only the accuracy is known, the same of wrong answers.
     Remedies: stop-early, weight-decay, dropout, label-smoothing, augment-inputs, l1, average-weights, fix-labels,
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
@@ -196,7 +197,7 @@ class Overfitting(Rule):
         for name in _validation_losses(history):
             known = history.series(_accuracy_of(name)) if _accuracy_of(name) in history else None
             found = list(self._judged(history, name, history.series(name), start, known))
-            chance = chance_level(history) or 0.0
+            chance = _chance(history)
             for finding in found or self._by_heart(history, name, history.series(name), ("train/loss",), chance):
                 told.add(_accuracy_of(name))
                 yield finding
@@ -511,6 +512,20 @@ class Overfitting(Rule):
         # too few evaluations to tell
         History.of(train_loss=[1.0, 0.8, 0.6, 0.4], validation_loss=[0.9, 1.0, 1.1, 1.2]),
     )
+
+
+def _chance(history: History) -> float:
+    """The loss of the best constant answer, 0 where it is not known.
+
+    Of few classes that of taking them all for equally likely: rare ones may count for more, in the loss or in
+    validation. Tokens never do.
+    """
+    known = chance_level(history) or 0.0
+    classes = 2 if history.facts.get("loss") in BINARY else history.facts.get("classes")
+    tokens = any("Embedding" in layer.kind for layer in history.architecture.values())
+    if not known or tokens or history.facts.get("loss") not in (*ENTROPIES, *BINARY) or not isinstance(classes, int):
+        return known
+    return max(known, math.log(max(classes, 1)))
 
 
 def _errors(accuracy: Series) -> Series:

@@ -80,7 +80,8 @@ class Plateau(Rule):
     `tiny`. Or, of any loss: the rate fell below `cut` of its height within a share `soon` of the run, and stayed there,
     while the loss was falling beyond its noise and by twice `still`, and more than a third of `unlearnt` of its first
     level was left. Or, of squared errors at a constant rate: the size of the steps holds up `held` of the loss, by the
-    formula of noisy-gradient, more than as long a run again would bring, and `unexplained` of the variance is left.
+    formula of noisy-gradient, more than as long a run again would bring, `unexplained` of the variance is left, and
+    that has been so for a third of the run until now.
     Remedies: schedule-learning-rate, find-learning-rate, lower-learning-rate, raise-learning-rate, swap-optimizer,
     unfreeze, replace-recurrent, widen-model.
     Known limits: needs the total of steps, and, but for a rate that was cut, a loss whose chance is known and measured
@@ -175,10 +176,14 @@ class Plateau(Rule):
         every = 1_000_000  # batches of any size
         noisy = NoisyGradient(excess=self.held, of_gain=every, batch=every, works=1 - self.unexplained, sigmas=1e-9)
         rest = noisy.rest(history)
-        if rest is not None:
+        first = history.first_step
+        sure = (
+            0 if rest is None else first + int(1.5 * (rest.detected_at - first))
+        )  # it has lasted for half as long again
+        if rest is not None and sure <= history.last_step:
             yield self.finding(
                 step=rest.step,
-                detected_at=rest.detected_at,
+                detected_at=sure,
                 where=("train/loss",),
                 message=f"the loss has come to {rest.level:.4g}, and the size of the steps holds up about "
                 f"{100 * min(rest.share, 1.0):.0f} % of it: as many steps again would bring less than a lower rate",

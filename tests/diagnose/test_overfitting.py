@@ -245,3 +245,13 @@ def test_one_evaluation_that_is_off_says_nothing() -> None:
     assert (
         look(History.of(train_loss=training, validation_loss=[1.88, 1.47, 1.09, 1.06, 0.78, 1.99], facts=facts)) == []
     )
+
+
+def test_rare_classes_may_count_for_more_than_their_share() -> None:
+    columns: dict[str, Any] = {"0__label_share": [0.9] * 60, "1__label_share": [0.1] * 60}
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 2, "total_steps": 60}
+    training = np.geomspace(0.69, 0.01, 60)
+    history = History.of(train_loss=training, validation_loss=np.maximum(training, 0.15), facts=facts, **columns)
+    assert look(history) == []  # 46 % of the entropy of the labels, a fifth of that of two classes
+    history.add_series("validation/loss", range(60), np.maximum(training, 0.4))
+    assert look(history)
