@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["norm", "z-score", "unit"]
 
+LASTING = 0.5
+"""Share of the steps since the onset that an excess is in which is no spike."""
+
 
 class _Past(NamedTuple):
     """Gradient norms of the run: before the onset, and from there on; ``None`` where they were not measured."""
@@ -30,9 +33,10 @@ class ClipGradients(Remedy):
 
     By norm: all gradients together, down to a high percentile of the norms of this very run before the illness began,
     or to a fixed number where there were too few. By z-score, for spikes in a run with a past: the limit moves along
-    with running mean and deviation of the norms. Per unit, where the excess is that of a few layers: each unit's
-    gradient down to a share of its weights. `kind` asks for one by name. Nothing is proposed where the gradients since
-    the onset are those of before. Gradients that are not finite are left as they are: scaling one NaN makes all NaN.
+    with running mean and deviation of the norms. Per unit, where an excess that lasts is that of a few layers: each
+    unit's gradient down to `share` of its weights, or to what layers of this run had before, if that is more. `kind`
+    asks for one by name. Nothing is proposed where the gradients since the onset are those of before. Gradients that
+    are not finite are left as they are: scaling one NaN makes all NaN.
 
     Safety: safe. It touches gradients only, in the steps that follow; no weight, no state of the optimizer.
     Works when: single batches, or a stretch of steep curvature, give gradients far above the usual ones.
@@ -100,16 +104,19 @@ class ClipGradients(Remedy):
         return "z-score" if finding.name == "loss-spike" and len(past.well) >= self.z_few else "norm"
 
     def _is_local(self, finding: Finding, run: Run) -> bool:
-        """Whether the excess is that of a few layers: the others' gradients are what they were before the onset."""
+        """Whether the excess is that of a few layers, and lasts: the others' gradients are what they were before.
+
+        A spike is clipped by the norm of all: that the others stand still for one step does no harm.
+        """
         if "gradient_norm" not in run.history:
             return False
         steps, layers, values = run.history.layers("gradient_norm")
         well, ill = values[steps < finding.step][-self.window :], values[steps >= finding.step]
         if len(well) < self.few or not len(ill) or len(layers) < 4:
             return False
-        with np.errstate(invalid="ignore"):
-            grown = np.nan_to_num(ill, nan=0.0).max(0) > self.excess * np.nan_to_num(well, nan=0.0).max(0)
-        return 0 < int(grown.sum()) <= self.local * len(layers)
+        with np.errstate(over="ignore"):
+            over = np.nan_to_num(ill, nan=0.0) > self.excess * np.nan_to_num(well, nan=0.0).max(0)
+        return 0 < int(over.any(axis=0).sum()) <= self.local * len(layers) and over.any(axis=1).mean() > LASTING
 
     def _usual_share(self, finding: Finding, run: Run) -> float:
         """Gradient over weights that a layer had before the onset, by the same percentile as norms: of the largest."""

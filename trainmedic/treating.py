@@ -41,6 +41,8 @@ IN_VAIN = 2
 MEASURED = "what measuring it took leaves too little of the budget for a controlled trial"
 DOSES = 10
 """More than any act has: one whose first dose trails has no other turn."""
+UNHARMED = ("noisy-gradient", "plateau")
+"""Illnesses that spoil no weights: what they have learnt need not show in the loss yet."""
 TORN = 0.1
 """|update| / |weight| of steps after few of which nothing is left of what weights were."""
 EARLY = 0.25
@@ -652,7 +654,7 @@ class Treating:
     def _nothing_to_lose(self, finding: Finding, healthy: State) -> bool:
         """Whether what came after a state is worth nothing: little was learnt, or units were lost for good."""
         failing = self.controlled.failing(finding)
-        if finding.name in SkipStep.treats:
+        if finding.name in SkipStep.treats or finding.name in UNHARMED:
             return False  # what was held off has left nothing behind
         if self.controlled.knows_nothing() or (failing and finding.name in BY_STEPS):
             return True
