@@ -238,3 +238,11 @@ def test_units_are_clipped_to_no_less_than_layers_had_while_all_was_well() -> No
     total = [3.0] * 20 + [51.0] * 10
     change = proposal("exploding-gradient", 20, gradient_norm=total, **columns)
     assert change.after == {"kind": "unit", "share": pytest.approx(0.5)}
+
+
+def test_a_spike_of_one_layer_is_clipped_by_the_norm_of_all() -> None:
+    columns = {f"l{i}.weight__gradient_norm": [1.0] * 30 for i in range(5)}
+    columns["l2.weight__gradient_norm"] = [1.0] * 20 + [50.0] + [1.0] * 9
+    total = [3.0] * 20 + [51.0] + [3.0] * 9
+    change = proposal("exploding-gradient", 20, gradient_norm=total, **columns)
+    assert change.after == {"kind": "norm", "limit": pytest.approx(3.0)}
