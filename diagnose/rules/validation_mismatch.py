@@ -48,18 +48,19 @@ class ValidationMismatch(Rule):
     Usual causes: validation is not normalised, or in another way; its labels come from another file, order or encoding;
     the target leaks into the training inputs; training labels were shuffled, and learnt by heart.
     Formula: at least `learns` of the training task has been learnt (loss against the entropy of the labels or the
-    variance of the targets), and in at least `evaluations` evaluations, over at least `share` of the run, the best
-    validation loss was above `level` of that of chance (all classes alike, or the variance), and the best accuracy,
-    where it is known, less than `skilled` of the way from the commonest class to 1; an accuracy does not help where the
-    loss was there within the first epoch, when training knew `learns` of its task from samples seen once. Where
-    training knew `at_once` of it by then, and validation did not, that is enough to have learnt. Or, of squared errors:
-    nearly all of the task has been learnt (`nearly`), and the last three validation losses are above `unrelated` times
-    the variance of the targets: predictions of that spread which have nothing to do with the targets err by twice it.
-    Or, since what has been seen seldom is not known by heart: validation has been behind training by `apart` of the
-    task in two evaluations or more, always since the first of them within the first epoch (after 20 steps) at which
-    training knew `begun` of it; or since the last one within three epochs, where training knew `mostly` of it by then,
-    of 100 samples or more, by weights that were fresh. That is judged without batch norm, whose statistics come late,
-    of classes whose labels have an entropy of 0.9 or more of all alike, where training began at chance.
+    variance of the targets), and in at least `evaluations` evaluations (two, where the architecture is known to have no
+    batch norm), over at least `share` of the run, the best validation loss was above `level` of that of chance (all
+    classes alike, or the variance), and the best accuracy, where it is known, less than `skilled` of the way from the
+    commonest class to 1; an accuracy does not help where the loss was there within the first epoch, when training knew
+    `learns` of its task from samples seen once. Where training knew `at_once` of it by then, and validation did not,
+    that is enough to have learnt. Or, of squared errors: nearly all of the task has been learnt (`nearly`), and the
+    last three validation losses are above `unrelated` times the variance of the targets: predictions of that spread
+    which have nothing to do with the targets err by twice it. Or, since what has been seen seldom is not known by
+    heart: validation has been behind training by `apart` of the task in two evaluations or more, always since the first
+    of them within the first epoch (after 20 steps) at which training knew `begun` of it; or since the last one within
+    three epochs, where training knew `mostly` of it by then, of 100 samples or more, by weights that were fresh. That
+    is judged without batch norm, whose statistics come late, of classes whose labels have an entropy of 0.9 or more of
+    all alike, where training began at chance.
     Remedies: match-validation, fix-labels.
     Known limits: needs a live run that knows targets or classes: from curves alone a mismatch cannot be told from
     overfitting, or from a validation loss that is defined differently.
@@ -85,7 +86,7 @@ class ValidationMismatch(Rule):
     at_once: float = Field(
         0.25, gt=0, le=1, description="share that is learnt of samples seen once (a quarter: far beyond noise)"
     )
-    evaluations: int = Field(4, ge=2, description="evaluations (running statistics may need a few)")
+    evaluations: int = Field(4, ge=2, description="evaluations (running statistics may need a few; without any, two)")
     share: float = Field(0.1, ge=0, lt=1, description="share of the run that has passed (a tenth, where it is known)")
     level: float = Field(
         0.95, gt=0, description="best validation loss over that of who knows nothing of the inputs (5 % is noise)"
@@ -150,7 +151,8 @@ class ValidationMismatch(Rule):
     ) -> tuple[int, float, float, str] | None:
         """Validation that was at the level of chance all the time."""
         guess = max(guess, _uniform(history))
-        if len(seen.values) < self.evaluations or not seen.values.min() > self.level * guess:
+        least = self.evaluations if _normalised(history) or not history.architecture else 2
+        if len(seen.values) < least or not seen.values.min() > self.level * guess:
             return None
         needed = self.at_once if self._apart_at_once(history, seen, guess, self.at_once) else self.learns
         if not learnt(history) > needed:
@@ -162,7 +164,7 @@ class ValidationMismatch(Rule):
             if not best < commonest + self.skilled * (1 - commonest):
                 return None
         since = history.first_step + self.share * float(history.facts.get("total_steps") or 0)
-        late = seen.steps[self.evaluations - 1 :]
+        late = seen.steps[least - 1 :]
         late = late[(late >= since) & (late >= self._learnt_by(history, needed))]
         if not len(late):
             return None
@@ -260,13 +262,18 @@ def _comparable(history: History, guess: float) -> bool:
     Running statistics come late; a validation set of other shares is no fault, if the classes are not balanced; and the
     training loss began at chance, so that it is not logged in other units.
     """
-    if any("BatchNorm" in layer.kind for layer in history.architecture.values()):
+    if _normalised(history):
         return False
     known = np.array([*shares(history).values()])
     if len(known) > 1 and -np.sum(known * np.log(np.maximum(known, 1e-12))) < EVEN * np.log(len(known)):
         return False
     first = history.series("train/loss").values[:3]
     return bool(np.max(first, initial=0.0) > 0.8 * guess)
+
+
+def _normalised(history: History) -> bool:
+    """Whether the architecture has running statistics, which validation uses and training does not."""
+    return any("BatchNorm" in layer.kind for layer in history.architecture.values())
 
 
 def _training_beside(history: History, seen: Series, epoch: int) -> Array:

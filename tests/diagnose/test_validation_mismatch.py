@@ -96,3 +96,12 @@ def test_a_leak_is_learnt_in_a_few_epochs() -> None:
     )
     [finding] = told(RULE, history)
     assert finding.detected_at < 0.5 * history.last_step
+
+
+@pytest.mark.parametrize(("kind", "told_at"), [("Linear", 39), ("BatchNorm1d", 79)])
+def test_two_evaluations_suffice_where_none_can_lag(kind: str, told_at: int) -> None:
+    training = [*np.linspace(2.3, 0.2, 30), *[0.2] * 70]
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10, "total_steps": 100}
+    history = History.of(train_loss=training, facts=facts, layers=[Layer("a", kind, 0, (8,))])
+    history.add_series("validation/loss", range(19, 100, 20), [2.4, 2.9, 3.5, 4.0, 4.2])
+    assert [finding.detected_at for finding in told(RULE, history)] == [told_at]
