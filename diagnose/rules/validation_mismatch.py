@@ -279,8 +279,12 @@ def _normalised(history: History) -> bool:
 def _training_beside(history: History, seen: Series, epoch: int) -> Array:
     """The mean training loss of a quarter of an epoch, five losses at least, before each evaluation."""
     steps, values = history.series("train/loss")
+    finite = np.isfinite(values)
+    sums, counts = (np.concatenate([[0.0], np.cumsum(part)]) for part in (np.where(finite, values, 0.0), finite))
     ends = np.searchsorted(steps, seen.steps, side="right")
-    return np.array([values[max(0, end - max(5, epoch // 4)) : end].mean() if end else np.nan for end in ends.tolist()])
+    begins = np.maximum(0, ends - max(5, epoch // 4))
+    with np.errstate(all="ignore"):
+        return np.asarray((sums[ends] - sums[begins]) / (counts[ends] - counts[begins]))
 
 
 def _matrices(history: History) -> list[str]:
