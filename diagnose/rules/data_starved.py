@@ -44,9 +44,9 @@ class DataStarved(Rule):
     floor: float = Field(
         0.002, ge=0, description="seconds a step (what a loader in the process itself takes to index and stack)"
     )
-    block: int = Field(10, ge=1, description="steps (a few batches fetched ahead)")
-    warm_up: int = Field(10, ge=0, description="steps (workers start, caches fill)")
-    patience: int = Field(2, ge=1, description="blocks, at least (one may be another process's doing)")
+    block: int = Field(5, ge=1, description="steps (a few batches fetched ahead)")
+    warm_up: int = Field(5, ge=0, description="steps (workers start, caches fill)")
+    patience: int = Field(3, ge=1, description="blocks, at least (one may be another process's doing)")
 
     def check(self, history: History) -> Iterator[Finding]:
         steps, waits, times = together(history, "time/data", "time/step")
