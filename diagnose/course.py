@@ -84,20 +84,20 @@ def streak(flags: NDArray[np.bool_]) -> int | None:
 
 
 def matrices(history: History, table: LayerTable) -> NDArray[np.intp]:
-    """Columns of a table of parameters that are matrices or kernels and train; those of embeddings left out."""
+    """Columns of a table of matrices or kernels that train; embeddings where there is nothing else."""
     return _matrices(history, table.layers)
 
 
 @remembered
 def _matrices(history: History, names: tuple[str, ...]) -> NDArray[np.intp]:
-    chosen = []
+    chosen, tables = [], []
     for i, name in enumerate(names):
         known = history.architecture.get(name)
         owner = history.architecture.get(name.rpartition(".")[0])
         looked_up = owner is not None and owner.kind.startswith("Embedding")
-        if known is not None and known.trainable and len(known.shape) > 1 and 0 not in known.shape and not looked_up:
-            chosen.append(i)
-    return np.asarray(chosen, dtype=np.intp)
+        if known is not None and known.trainable and len(known.shape) > 1 and 0 not in known.shape:
+            (tables if looked_up else chosen).append(i)
+    return np.asarray(chosen or tables, dtype=np.intp)
 
 
 @remembered

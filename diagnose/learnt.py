@@ -136,6 +136,20 @@ def learnt(history: History) -> float:
     return max((float(values[-1]) for _, values in skill(history) if np.isfinite(values[-1])), default=float("nan"))
 
 
+@remembered
+def known_apart(history: History) -> float:
+    """The share of the task that the newest accuracy on data apart shows, NaN where there is none.
+
+    0 is to always name the commonest class, 1 all.
+    """
+    commonest, accuracy = max(shares(history).values(), default=1.0), np.empty(0)
+    if "validation/accuracy" in history:
+        accuracy = history.series("validation/accuracy").values
+    if not commonest < 1 or not len(accuracy) or not 0 <= accuracy[-1] <= 1:
+        return float("nan")
+    return float((accuracy[-1] - commonest) / (1 - commonest))
+
+
 def untrained(history: History, names: Iterable[str]) -> bool:
     """Whether weights are still as a library draws them: by the standard deviation of their elements at the start.
 

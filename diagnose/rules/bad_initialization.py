@@ -41,12 +41,12 @@ class BadInitialization(Rule):
     above `sure` times chance, an activation starts with `flat` of its outputs saturated, or they are a recurrent
     layer's and nothing is learnt. Or more than half of the matrices, none of them zero, have `alike` of their units
     equal. Or two or more are exactly zero for `zero` measured steps, and nothing was learnt, or more than half of them
-    after the first step, and nothing was learnt in `wait` losses, nor `works` of the task since. Or, whatever the
-    weights, the first loss, before any step, is above `over_chance` times chance, and what samples differ by grows by
-    `explosion`, or (where no parameter is frozen) it is above chance still after `wait` losses, while inputs are within
-    `scaled` and less than `works` of the task is learnt. Chance is ln(classes), or what outputs of zero get (and three
-    standard errors of that in one batch). An error where the loss has come down by less than `learnt` after `wait`
-    losses.
+    (or half, the first one among them) after the first step, and nothing was learnt in `wait` losses, nor `works` of
+    the task since. Or, whatever the weights, the first loss, before any step, is above `over_chance` times chance, and
+    what samples differ by grows by `explosion`, or (where no parameter is frozen) it is above chance still after `wait`
+    losses, while inputs are within `scaled` and less than `works` of the task is learnt. Chance is ln(classes), or what
+    outputs of zero get (and three standard errors of that in one batch). An error where the loss has come down by less
+    than `learnt` after `wait` losses.
     Remedies: reinitialize, insert-batchnorm, clip-gradients, lower-learning-rate.
     Known limits: weights are first measured after the first step. Where that step moved most of them by a large part of
     their size, only the first forward pass counts. Biases, embeddings and single layers out of law are not judged.
@@ -165,7 +165,7 @@ class BadInitialization(Rule):
     def _blown_up(self, history: History) -> tuple[int, list[str], str, list[Evidence]] | None:
         """A first forward pass, before any step, that explodes through depth and is sure of what is wrong."""
         ratio, at, layers = _spread(history, lowest=False)
-        guess = _nothing(history)
+        guess = of_nothing(history)
         if at != history.first_step or not ratio > self.explosion or "train/loss" not in history:
             return None
         start = float(history.series("train/loss").values[0])
@@ -190,8 +190,8 @@ class BadInitialization(Rule):
             return at, seen, Evidence(name=name, value=ratio, limit=self.grown)
         if "train/loss" in history:
             steps, losses = history.series("train/loss")
-            if self.sure * _nothing(history) < losses[0] < np.inf:
-                limit = self.sure * _nothing(history)
+            if self.sure * of_nothing(history) < losses[0] < np.inf:
+                limit = self.sure * of_nothing(history)
                 return (
                     int(steps[0]),
                     f"the loss starts at {losses[0]:.3g}",
@@ -220,7 +220,7 @@ class BadInitialization(Rule):
             return None
         if "input/feature_scale_max" in history and level(history, "input/feature_scale_max") > self.scaled:
             return None  # the inputs are far off, not the weights
-        run, guess = course_of(history), _nothing(history)
+        run, guess = course_of(history), of_nothing(history)
         start, since = float(run.losses[0]), int(np.searchsorted(run.places, self.wait - 1))
         if since >= len(run) or not self.over_chance * guess < start < np.inf:
             return None
@@ -276,16 +276,17 @@ class BadInitialization(Rule):
             return None
         columns = matrices(history, table)
         rows = table.values[:, columns]
-        still = columns[(rows == 0).all(axis=0)]
+        still, until = columns[(rows == 0).all(axis=0)], self.zero
         if len(still) < 2 or not self._nothing_learnt(history, self.zero):
-            still = columns[rows[0] == 0]  # one by one they come alive, too late
+            still, until = columns[rows[0] == 0], self.wait  # one by one they come alive, too late
             known = [x for x in history.architecture.values() if x.kind == "parameter" and len(x.shape) > 1]
-            if len(still) < 2 or 2 * len(still) <= len(known) or not self._held_up(history):
+            first = bool(known) and min(known, key=lambda x: x.order).name in [table.layers[i] for i in still]
+            if len(still) < 2 or 2 * len(still) + first <= len(known) or not self._held_up(history):
                 return None
         names = [table.layers[i] for i in still]
         message = f"{len(still)} weight matrices were exactly zero, and no gradient got through them"
         evidence = [Evidence(name="weight matrices that stayed at zero", value=len(still), limit=1)]
-        return int(table.steps[self.zero - 1]), names, message, evidence
+        return int(table.steps[min(until, len(table.steps)) - 1]), names, message, evidence
 
     def _nothing_learnt(self, history: History, wait: int) -> bool:
         if "train/loss" not in history:
@@ -330,7 +331,7 @@ def _recurrent(history: History, name: str) -> bool:
     return owner is not None and owner.kind.removesuffix("Cell") in ("RNN", "LSTM", "GRU")
 
 
-def _nothing(history: History) -> float:
+def of_nothing(history: History) -> float:
     """The loss of outputs that say nothing: all classes alike, or zero for every target; infinite where not known.
 
     The squares of n normal targets have a mean with a relative standard error of sqrt(2 / n): three of them are added.

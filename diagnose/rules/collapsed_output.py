@@ -11,7 +11,7 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule
 from trainmedic.diagnose.course import streak
 from trainmedic.diagnose.learnt import learnt, level
-from trainmedic.diagnose.robust import Array, in_a_row, median
+from trainmedic.diagnose.robust import Array, median
 from trainmedic.history import History, Layer, Series
 
 
@@ -44,8 +44,8 @@ class CollapsedOutput(Rule):
     `resolution` times the largest output, or `faded` times both that and the largest s before, where targets differ by
     more; or, of the narrowest layer, the spread that it can cause in the layer that takes nothing else (s times its
     weights' norm times sqrt(inputs / outputs)) is below `drowned` of what that one has, and half of what it was at the
-    start; in each of the last `patience` measurements, while the loss is not zero and no more than `works` of the task
-    has been learnt.
+    start; in each of the last `patience` measurements (but for `odd`), while the loss is not zero and no more than
+    `works` of the task has been learnt.
     Remedies: normalize-inputs, insert-batchnorm, reinitialize, find-learning-rate, lower-learning-rate.
     Known limits: batches of one sample show nothing. An output that varies by noise alone has not collapsed in this
     sense where the noise is added elsewhere than behind the narrowest layer (dropout); nor has one that follows the
@@ -93,6 +93,7 @@ class CollapsedOutput(Rule):
         0.01, gt=0, lt=1, description="spread over samples, share of its largest and of the size (a hundredth is left)"
     )
     patience: int = Field(10, ge=2, description="measurements in a row (a last layer may start at zero)")
+    odd: int = Field(2, ge=0, description="of them may be otherwise (a step at next to no loss throws outputs about)")
     drowned: float = Field(
         0.1, gt=0, lt=1, description="spread that the code can cause over that of what follows (1 % of the variance)"
     )
@@ -110,18 +111,19 @@ class CollapsedOutput(Rule):
         size = np.maximum(_at(history, "output/min", steps), _at(history, "output/max", steps))
         with np.errstate(invalid="ignore"):
             same = (spread >= 0) & (spread <= self.resolution * size) | self._faded(history, spread, size)
-        ends = np.flatnonzero(in_a_row(same, self.patience))
-        if not len(ends) or ends[-1] != len(same) - 1 or self._content(history):
+        among = np.convolve(same, np.ones(self.patience))[: len(same)]
+        since = streak(among >= self.patience - self.odd) if len(same) >= self.patience else None
+        if since is None or self._content(history):
             return None
-        different = np.flatnonzero(~same)
-        onset = int(different[-1]) + 1 if len(different) else 0
+        seen = max(since, self.patience - 1)
+        onset = seen - self.patience + 1
         now = float(spread[-1])
         constant = now <= self.resolution * float(size[-1])
         limit = self.resolution if constant else self.faded
         what = "the same for every sample" if constant else f"differs by {now:.2g} between the samples"
         return self.finding(
             step=steps[onset],
-            detected_at=steps[onset + self.patience - 1],
+            detected_at=steps[seen],
             where=["output/batch_std"],
             message=f"the output is {float(size[-1]):.3g} in size and {what} of a batch, "
             f"{len(steps) - onset} measurements in a row",

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
+from trainmedic.diagnose.learnt import learnt
 from trainmedic.diagnose.robust import gone, progress, share_done
 from trainmedic.history import History, Layer
 
@@ -148,10 +149,12 @@ def _state(history: History) -> tuple[bool, float]:
 
 
 def _works(history: History) -> bool:
-    """Whether the run has halved its loss, or falls beyond doubt, at a pace that halves it by the end.
+    """Whether the run has halved its loss, learnt half of its task, or falls beyond doubt, at a pace to halve it.
 
-    Where the end is not known, in as much time again. The pace is that of the newer half so far.
+    By the end, or where that is not known in as much time again. The pace is that of the newer half so far.
     """
+    if learnt(history) > HALF:  # by the accuracy, where the loss does not show it
+        return True
     steps, done = progress(history)
     now, curve = float(done[-1]), history.series("train/loss").values
     if now > HALF:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.learnt import learnt, untrained
-from trainmedic.diagnose.robust import progress
+from trainmedic.diagnose.robust import progress, rate_at, rejected_steps
 from trainmedic.history import History, Layer, LayerTable
 
 NAN = float("nan")
@@ -42,17 +42,20 @@ class FrozenLayer(Rule):
 
     Why it is bad: they stay random, so that everything above them learns from random features.
     Usual causes: .detach(), .data, .numpy() or torch.no_grad() on the way; a step whose derivative is zero everywhere
-    (round, sign, argmax, comparisons); a parameter group with a rate of zero.
+    (round, sign, argmax, comparisons); a parameter group with a rate of zero; zero_grad() between backward and step.
     Formula: (first layers) all parameters of a module are trainable and in the optimizer, and none has had a gradient
     other than zero in any of at least `patience` measurements since they are; all modules that ran before the first one
     with a gradient (or never ran with gradients switched on, and stand before it) are such, its inputs are as many as
     their outputs or a multiple; and their matrices are still as torch, He or Glorot draw them, within 3.5 standard
     errors (a trained part is often left alone on purpose). Exact zeros count only where no unit is dead or saturated
-    and the loss has not come down by `done`. Or modules get gradients and are in the optimizer, which moves others, but
+    and the loss has not come down by `done`. The same of modules in a row that ran beside others, where a later one
+    takes as many inputs as both put out together. Or nothing moves at all in `patience` measurements or more, though
+    gradients arrive at a rate above zero. Or modules get gradients and are in the optimizer, which moves others, but
     in `patience` measurements or more not one has moved them, and they are still as drawn. An error, but a warning
     where `works` of the task has been learnt all the same.
     Remedies: unfreeze, mend-graph.
-    Known limits: needs a live run. A cut further up, or within one layer, is taken for a head that nobody uses. Layers
+    Known limits: needs a live run. A cut further up, within one layer, or before a sum or a product is taken for a head
+    that nobody uses. Layers
     whose updates are rounded away look like ones whose group has a rate of zero.
     Source: torch's own documentation of autograd (no_grad, detach); standard error of a standard deviation:
     sqrt((kurtosis - 1) / 4n).
@@ -87,6 +90,13 @@ class FrozenLayer(Rule):
         "layer.requires_grad_(False)."
     )
 
+    idle_advice: ClassVar[str] = (
+        "Usually means that zero_grad() is called between backward() and step(): the gradients are gone by then. "
+        "Do this: keep the order optimizer.zero_grad(), loss.backward(), optimizer.step(). Otherwise check (a) right "
+        "before step(): [p.grad for g in optimizer.param_groups for p in g['params']], none of them None or zero; "
+        "(b) a limit of clip_grad_norm_ that leaves nothing; (c) a rate that is rounded away: below 1e-8 of a weight."
+    )
+
     patience: int = Field(12, ge=1, description="measurements without any gradient (a phase of a warm-up may pass)")
     done: float = Field(
         0.9, gt=0, le=1, description="share of its first level, after which gradients may well be zero (converged)"
@@ -102,10 +112,10 @@ class FrozenLayer(Rule):
         zeros_count = self._zeros_count(history)
         for modules in _models(history):
             dead, first = _prefix(history, table, modules, zeros_count)
-            weights = [name for module in dead for name in modules[module]]
             if first is None or not dead or not _feeds(history, modules[dead[-1]], modules[first]):
-                continue
-            if not untrained(history, weights) or self._thawed(history, weights):
+                dead, first = _branch(history, table, modules, zeros_count)
+            weights = [name for module in dead for name in modules[module]]
+            if first is None or not untrained(history, weights) or self._thawed(history, weights):
                 continue
             works = learnt(history) > self.works
             others = f" and {len(dead) - 1} modules before it" if len(dead) > 1 else ""
@@ -130,6 +140,8 @@ class FrozenLayer(Rule):
         gradients, updates = history.layers("gradient_norm"), history.layers("update_ratio")
         measured, moved = (~np.isnan(updates.values)).sum(axis=0), (np.nan_to_num(updates.values) > 0).any(axis=0)
         resting = {updates.layers[i] for i in np.flatnonzero(~moved & (measured >= self.patience))}
+        if not moved.any():
+            yield from self._nothing_moves(history, gradients, updates)
         if not resting or not moved.any():
             return
         pulled = (np.nan_to_num(gradients.values) > 0).sum(axis=0) >= self.patience
@@ -151,6 +163,24 @@ class FrozenLayer(Rule):
                 advice=self.still_advice,
             )
             return
+
+    def _nothing_moves(self, history: History, gradients: LayerTable, updates: LayerTable) -> Iterator[Finding]:
+        """Gradients arrive, the rate is none of zero, no step was rejected, and no step has moved anything."""
+        pulled = (np.nan_to_num(gradients.values) > 0).any(axis=1)
+        steps = gradients.steps[pulled & np.isin(gradients.steps, updates.steps)]
+        if "optimizer/learning_rate" not in history or len(steps) < self.patience or len(rejected_steps(history)):
+            return
+        if not (rate_at(history, steps) > 0).all():
+            return
+        yield self.finding(
+            step=steps[0],
+            detected_at=steps[self.patience - 1],
+            where=("update_ratio",),
+            message=f"gradients arrive, and the learning rate is {float(rate_at(history, steps[-1:])[0]):.3g}, but no "
+            f"step has moved any parameter, {len(steps)} measurements in a row",
+            evidence=[Evidence(name="measurements without an update", value=len(steps), limit=self.patience)],
+            advice=self.idle_advice,
+        )
 
     def _thawed(self, history: History, names: list[str]) -> bool:
         """Whether these were frozen until lately: the weights of what trains are measured, those of others are not."""
@@ -216,6 +246,43 @@ def _prefix(
     return before or hidden, first
 
 
+def _branch(
+    history: History, table: LayerTable, modules: dict[str, list[str]], zeros_count: bool
+) -> tuple[list[str], str | None]:
+    """Modules in a row without a gradient that ran beside others, and the module that takes both, side by side.
+
+    It takes as many inputs as both put out together; what nobody uses it would not take.
+    """
+    column = {name: i for i, name in enumerate(table.layers)}
+    with np.errstate(invalid="ignore"):
+        measured = ~np.isnan(table.values)
+        reached = np.any(measured & (table.values != 0) if zeros_count else measured, axis=0)
+    order = {m: max((history.architecture[name].order for name in names), default=-1) for m, names in modules.items()}
+    ran = sorted((m for m in modules if order[m] >= 0), key=lambda m: order[m])
+    alive = [any(name in column and reached[column[name]] for name in modules[m]) for m in ran]
+    widths = [_width(history, modules[m]) for m in ran]
+    for end in range(len(ran) - 1):
+        if alive[end] or not alive[end + 1]:
+            continue
+        begin = end
+        while begin > 0 and not alive[begin - 1]:
+            begin -= 1
+        beside = {width for width, lives in zip(widths, alive, strict=True) if lives and width > 1}
+        for taking in range(end + 1, len(ran)):
+            matrix = _matrix(history, modules[ran[taking]])
+            if alive[taking] and matrix is not None and widths[end] > 1 and matrix.shape[1] - widths[end] in beside:
+                return ran[begin : end + 1], ran[taking]
+    return [], None
+
+
+def _width(history: History, names: list[str]) -> int:
+    """How many outputs a module has, 0 where it has no weights."""
+    shapes = [history.architecture[name].shape for name in names]
+    if any("weight_hh" in name for name in names):
+        return max(shape[1] for name, shape in zip(names, shapes, strict=True) if "weight_hh" in name)
+    return max((shape[0] for shape in shapes if shape), default=0)
+
+
 def _matrix(history: History, names: list[str]) -> Layer | None:
     """The first weight of a module with two dimensions or more."""
     layers = (history.architecture[name] for name in names)
@@ -232,7 +299,11 @@ def _feeds(history: History, below: list[str], above: list[str]) -> bool:
         widths |= {shape[1] if recurrent else shape[0]} if shape and "weight_ih" not in name else set()
         if len(shape) == 2 and ("embed" in name.lower() or recurrent or _embeds(history, name)):
             widths.add(shape[1])
-    return matrix is not None and any(width > 1 and matrix.shape[1] % width == 0 for width in widths)
+    if matrix is None:
+        return False
+    grouped = len(matrix.shape) > 2 and matrix.shape[1] == 1  # of a convolution of single channels
+    inputs = matrix.shape[0] if grouped else matrix.shape[1]
+    return any(width > 1 and inputs % width == 0 for width in widths)
 
 
 def _embeds(history: History, name: str) -> bool:

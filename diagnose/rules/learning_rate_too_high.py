@@ -37,9 +37,10 @@ class LearningRateTooHigh(Rule):
     (2) u >= `fast` in `fast_steps` steps, most matrices have not shrunk to less than `shrunk`, and `wait` losses later
     the loss has come down by less than `learnt`; or (3) it is not finite after `replacing` large steps, or one with u
     >= `torn` that it climbed after, or that can overflow by itself ((1 + u) to the number of matrices). (4) Batches are
-    large enough, and more than `held_up` of a loss that has come to rest is the noise of the steps themselves (see
-    noisy-gradient). Held back where these steps came out of a calm run (a median of u before them below `calm`, or the
-    first of them `leap` times the largest before, over `early` measured steps or more): that is a bad batch.
+    large enough, and more than `held_up` of a loss that has come to rest, over `settled` losses, is the noise of the
+    steps themselves (see noisy-gradient). Held back where these steps came out of a calm run (a median of u before them
+    below `calm`, or the first of them `leap` times the largest before, over `early` measured steps or more): that is a
+    bad batch.
     Remedies: rescale-loss, find-learning-rate, lower-learning-rate, warm-up, schedule-learning-rate, rewind.
     Known limits: rates that are a few times too large still train, only worse, and are not told; neither are runs with
     several models or optimizers, LBFGS, and logs without updates (a curve alone does not tell the cause).
@@ -115,6 +116,7 @@ class LearningRateTooHigh(Rule):
     held_up: float = Field(
         0.2, gt=0, description="share of the loss, 0 to 1 (a fifth; healthy runs that have come to rest are below 0.03)"
     )
+    settled: int = Field(200, ge=48, description="losses that a rest is judged by (blocks of a dozen)")
     calm: float = Field(0.01, gt=0, description="|update| / |weight|, a ratio (ten times the usual)")
     leap: float = Field(
         10.0, gt=1, description="|update| / |weight| over the largest before, factor (no rate climbs like that)"
@@ -160,7 +162,7 @@ class LearningRateTooHigh(Rule):
     def _held_up(self, history: History) -> Iterator[Finding]:
         """A loss that stands still only because of how far each step goes, with batches that are large enough."""
         batch, parts = history.facts.get("batch_size"), history.facts.get("accumulation", 1)
-        noisy = NoisyGradient()
+        noisy = NoisyGradient(least=self.settled)
         if not isinstance(batch, int) or not isinstance(parts, int) or batch * parts <= noisy.batch:
             return
         rest = noisy.rest(history)

@@ -10,7 +10,8 @@ from pydantic import Field
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import Course, course_of, moved, several, streak
 from trainmedic.diagnose.learnt import chance
-from trainmedic.diagnose.robust import Array, medians, uniform_level
+from trainmedic.diagnose.robust import SQUARES, Array, medians, uniform_level
+from trainmedic.diagnose.rules.bad_initialization import of_nothing
 from trainmedic.history import History, Layer
 
 RECENT = 10  # measured steps whose pace is taken for the rest of the run
@@ -157,7 +158,8 @@ class LearningRateTooLow(Rule):
 def _start(history: History, course: Course) -> float:
     """The first level of the loss, or that of a constant, where it is lower: to come down to it is to learn nothing."""
     guess = chance(history)
-    return guess if guess < course.start < 4 * guess else course.start  # far above it may be a sum
+    far = max(4 * guess, 2 * of_nothing(history) if guess > 0 and history.facts.get("loss") in SQUARES else 0.0)
+    return guess if guess < course.start < far else course.start  # far above it may be a sum
 
 
 def _tuned_finely(history: History) -> bool:

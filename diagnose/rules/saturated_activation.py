@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import course_of, gains, several
-from trainmedic.diagnose.learnt import untrained
+from trainmedic.diagnose.learnt import known_apart, untrained
 from trainmedic.history import History, Layer, Series
 
 RECURRENT = ("RNN", "LSTM", "GRU")
@@ -41,7 +41,7 @@ class SaturatedActivation(Rule):
     larger than `wild` / sqrt(fan), or (of a sigmoid or tanh) are all still as they were drawn, or the run has not come
     down by `works` of its first loss in `wait` losses; or where more than `stuck` of its units are flat for nearly all
     samples in the newest `patience` measurements, and the loss has come down by less than `works` (of a softmax, by
-    less than `learnt`) in `wait` losses.
+    less than `learnt`) in `wait` losses. Silent where accuracy on data apart knows `known` of the task.
     Remedies: normalize-inputs, reinitialize, insert-batchnorm, replace-activation, find-learning-rate,
     lower-learning-rate.
     Known limits: attention inside of nn.MultiheadAttention is not seen, nor are the gates of nn.LSTM and nn.GRU: of
@@ -87,10 +87,13 @@ class SaturatedActivation(Rule):
     works: float = Field(0.5, gt=0, lt=1, description="share of the first loss, 0 to 1 (half: the run works as it is)")
     learnt: float = Field(0.05, gt=0, lt=1, description="share of the first loss, 0 to 1 (below it nothing was learnt)")
     wait: int = Field(50, ge=10, description="losses (it may free itself)")
+    known: float = Field(
+        0.9, gt=0, le=1, description="share of the task known by data apart, 0 to 1 (nine tenths: it has done no harm)"
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
         course = course_of(history)
-        if not len(course):
+        if not len(course) or known_apart(history) > self.known:
             return
         alone = not several(history) and int(course.places[-1]) + 1 >= self.wait
         idle = alone and not course.progress[-1] >= self.learnt

@@ -101,8 +101,8 @@ class SchedulerMisuse(Rule):
         total = float(given) if isinstance(given, int) and given > 0 else float("nan")
         found = self._zero(history, steps, rates, total) or self._late(history, steps, rates, total)
         found = found or self._climbing(history, steps, rates, total)
-        found = found or self._dead(history, course, steps, rates, total)
-        found = found or self._fading(history, course, steps, rates, total)
+        fallen = (way(history, course, steps, rates, total) for way in (self._dead, self._fading))
+        found = found or min((one for one in fallen if one is not None), key=lambda one: one[1], default=None)
         if found is None:
             return
         onset, detected, message, evidence = found

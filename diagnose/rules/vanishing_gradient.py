@@ -36,16 +36,18 @@ class VanishingGradient(Rule):
     Formula: r = |g| / sqrt(elements), of each weight matrix of one model in the order of execution or of the bias
     beside it, whichever is larger (that is what arrives at a layer, however small the signal that it multiplies);
     log10(median of r over the last quarter of the layers, at most three / median over the first) above `decades`, in
-    `patience` measurements in a row, `steps` steps or more after the start, and not `healing`, while (1) the loss has
-    come down by less than `still` of its first level; or (2) the gradients were dead all through the second half of the
+    `patience` measurements in a row, `steps` steps or more after the start (half of them, where the loss has come down
+    by less than `nothing`), and not `healing`, while (1) the loss has come down by less than `still` of its first
+    level; or (2) the gradients were dead all through the second half of the
     run, and the loss has come down by less than `still` in it (what comes down before is what the last layers learn
     alone, such as the mean); or (3) the weights of the first layers move by less than `resolution` of themselves, and
-    those of the last a thousand times as fast. Besides, in a run that has come down by less than `still` after four
-    times `steps`: an nn.RNN over T steps whose recurrent weights have a gain (standard deviation x sqrt(width), about their
-    spectral radius, the most that a tanh lets through) that to the power of T - 1 is below `resolution`. Where outputs
-    hardly differ between samples (by a twentieth of the targets' spread, or of a logit), what the loss was then counts
-    as its first level: a constant is not learnt. Silent once the loss has come down by `works` and still does, or by
-    `done`, or the gradients of the first layers are back and were not dead, while the run stood still, for half of it.
+    those of the last a thousand times as fast. Besides, in a run that has come down by less than `still` after
+    twice `steps`: an nn.RNN over T steps whose recurrent weights have a gain (standard deviation x sqrt(width), about
+    their spectral radius, the most that a tanh lets through) that to the power of T - 1 is below `resolution`. Where
+    outputs hardly differ between samples (by a twentieth of the targets' spread, or of a logit), what the loss was then
+    counts as its first level: a constant is not learnt. Silent once the loss has come down by `works` and still does,
+    or by `done`, or the gradients of the first layers are back and were not dead, while the run stood still, for half
+    of it.
     Remedies: insert-batchnorm, reinitialize, replace-activation, insert-residual, replace-recurrent,
     swap-optimizer.
     Known limits: needs the training loss and at least `least_layers` weight matrices with a gradient; layers whose
@@ -104,8 +106,9 @@ class VanishingGradient(Rule):
     resolution: float = Field(
         6e-8, ge=0, lt=1, description="update over weight that single precision rounds away (2**-24, IEEE 754)"
     )
-    steps: int = Field(
-        25, ge=1, description="steps after the start (an ordinary start may stand still, for two medians)"
+    steps: int = Field(50, ge=1, description="steps after the start (an ordinary start, warming up, may stand still)")
+    nothing: float = Field(
+        0.02, gt=0, lt=1, description="share of its first level that, not come down by, tells in half of these steps"
     )
     patience: int = Field(10, ge=1, description="measurements in a row (batches differ)")
     healing: float = Field(
@@ -134,7 +137,7 @@ class VanishingGradient(Rule):
     def _through_time(self, history: History, steps: NDArray[np.int64], come_down: Array) -> Iterator[Finding]:
         """Simple recurrent layers over so many steps that nothing gets through, in a run that has learnt nothing."""
         standing = streak(come_down < self.still)
-        late = steps - steps[0] >= 4 * self.steps
+        late = steps - steps[0] >= 2 * self.steps
         if standing is None or not late[-1] or "weight_std" not in history:
             return
         at = int(steps[max(standing, int(np.argmax(late)))])
@@ -173,7 +176,8 @@ class VanishingGradient(Rule):
         since = steps[np.minimum(began, len(steps) - 1)]
         flat = self._flat(loss_steps, come_down, np.maximum(here, 0)) & (steps - since >= (steps - loss_steps[0]) / 2)
         stands = (come_down[np.maximum(here, 0)] < self.still) | flat | self._starved(history, layers, steps)
-        late = (here >= 0) & (steps >= steps[0] + self.steps)
+        nothing = (come_down[np.maximum(here, 0)] < self.nothing) & (steps >= steps[0] + self.steps // 2)
+        late = (here >= 0) & ((steps >= steps[0] + self.steps) | nothing)
         ends = np.flatnonzero(in_a_row(dies, self.patience) & stands & late)
         over = np.median(dies[-self.patience :]) < 1
         if not len(ends) or (over and 2 * np.sum(dies & stands) < len(dies)):  # never, or no longer
@@ -203,7 +207,7 @@ class VanishingGradient(Rule):
         half = np.searchsorted(steps, (steps[at] + steps[0]) // 2)
         with np.errstate(divide="ignore", invalid="ignore"):
             gone = (come_down[at] - come_down[half]) / (1 - come_down[half])
-        return np.asarray((gone < self.still) & (steps[at] - steps[0] >= 4 * self.steps))
+        return np.asarray((gone < self.still) & (steps[at] - steps[0] >= 2 * self.steps))
 
     def _heals(self, lost: Array) -> bool:
         """Whether the gap is closing by itself: it is smaller now than at half time."""

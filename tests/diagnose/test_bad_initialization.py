@@ -127,3 +127,25 @@ def test_a_regression_whose_outputs_start_far_off(first: float, told: bool) -> N
     history = History.of(train_loss=losses, layers=layers, facts=facts, target_std=[1.0] * 60, target_mean=[0.0] * 60,
                          **values)  # fmt: skip
     assert bool(list(BadInitialization().check(history))) is told
+
+
+def test_hidden_layers_at_zero_that_come_alive_one_by_one() -> None:
+    values: dict[str, Any] = {f"fc{i}.weight__weight_norm": [0.0] * (i < 2) + [0.1] * (60 - (i < 2)) for i in range(4)}
+    layers = [Layer(f"fc{i}.weight", "parameter", i, (8, 8)) for i in range(4)]
+
+    def found(losses: list[float]) -> list[Finding]:
+        history = History.of(train_loss=losses, layers=layers, facts=CLASSES, **values)
+        return list(BadInitialization().check(history))
+
+    [finding] = found([2.3] * 52 + [2.0] * 8)
+    assert finding.severity is Severity.WARNING
+    assert finding.where == ("fc0.weight", "fc1.weight")
+    assert found([2.3 * 0.98**i for i in range(60)]) == []
+
+
+def test_factors_at_zero() -> None:
+    layers = [Layer("u", "Embedding", 0), Layer("v", "Embedding", 1)]
+    layers += [Layer(f"{name}.weight", "parameter", i, (30, 4)) for i, name in enumerate("uv")]
+    values: dict[str, Any] = {f"{name}.weight__weight_norm": [0.0] * 60 for name in "uv"}
+    history = History.of(train_loss=[1.0] * 60, layers=layers, **values)
+    assert len(list(BadInitialization().check(history))) == 1

@@ -16,7 +16,7 @@ def look(data: Any, step: Any, **facts: Any) -> list[Finding]:
 
 def test_half_of_the_time() -> None:
     [finding] = look([0.05] * 100, [0.1] * 100)
-    assert (finding.step, finding.detected_at) == (10, 29)
+    assert (finding.step, finding.detected_at) == (5, 19)
     assert finding.message == (
         "50 % of the time goes by waiting for the loader, 50 ms a step: without it the run would be 2 times as fast"
     )

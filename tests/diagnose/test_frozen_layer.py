@@ -1,5 +1,7 @@
 """TM203 and its look-alikes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -105,3 +107,38 @@ def test_norms_that_somebody_trained_say_so() -> None:
     with torch.no_grad():
         model.body[1].weight.mul_(torch.tensor([0.9, 1.2]))
     assert told(RULE, train(model, blobs())) == []
+
+
+class _Towers(nn.Module):
+    """Two towers side by side under a head; the second may be cut off, and a third that nobody asks for may run."""
+
+    def __init__(self, cut: bool, idle: bool = False) -> None:
+        super().__init__()
+        self.left, self.right, self.idle = net(8, 24), net(8, 24), net(8, 10)
+        self.head, self.cut, self.runs_idle = nn.Linear(48, 4), cut, idle
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x[:, :8]), self.right(x[:, 8:])
+        if self.runs_idle:
+            self.idle(x[:, :8])
+        return self.head(torch.cat([left, right.detach() if self.cut else right], 1).relu())  # type: ignore[no-any-return]
+
+
+def test_a_tower_that_is_cut_off() -> None:
+    torch.manual_seed(0)
+    [finding] = told(RULE, train(_Towers(cut=True), blobs()))
+    assert set(finding.where) == {"right.0", "right.2"}
+    assert told(RULE, train(_Towers(cut=False, idle=True), blobs())) == []
+
+
+def test_gradients_zeroed_before_the_step() -> None:
+    def step(model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.zero_grad()
+        optimizer.step()
+        return loss
+
+    [finding] = told(RULE, train(net(16, 4), blobs(), step=step))
+    assert "no step has moved any parameter" in finding.message
+    assert finding.detected_at <= 20

@@ -38,7 +38,7 @@ def look(history: History) -> list[Finding]:
 def test_names_the_first_layers_the_weakest_first() -> None:
     [finding] = look(net(STILL, lambda i, step: 10.0 ** (i - 8)))
     assert finding.where == ("fc0.weight", "fc1.weight")
-    assert (finding.step, finding.detected_at) == (0, 50)
+    assert (finding.step, finding.detected_at) == (0, 25)
 
 
 def test_sizes_of_layers_do_not_matter() -> None:
@@ -82,7 +82,7 @@ def test_converged_is_healthy() -> None:
 
 
 def test_an_ordinary_start_may_stand_still() -> None:
-    assert look(net([2.3] * 50, lambda i, step: 10.0 ** (i - 8))) == []
+    assert look(net([2.3] * 25, lambda i, step: 10.0 ** (i - 8))) == []
 
 
 @pytest.mark.parametrize(
