@@ -90,7 +90,8 @@ def matrices(history: History, table: LayerTable) -> NDArray[np.intp]:
 
 @remembered
 def _matrices(history: History, names: tuple[str, ...]) -> NDArray[np.intp]:
-    chosen, tables = [], []
+    chosen: list[int] = []
+    tables: list[int] = []
     for i, name in enumerate(names):
         known = history.architecture.get(name)
         owner = history.architecture.get(name.rpartition(".")[0])
