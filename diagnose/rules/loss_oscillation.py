@@ -5,6 +5,7 @@ from functools import partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -17,6 +18,7 @@ from trainmedic.diagnose.robust import (
     chance_level,
     holds_since,
     median,
+    medians,
     noise,
     rate_at,
     thinned,
@@ -53,13 +55,14 @@ class LossOscillation(Rule):
     Why it is bad: each swing takes back what the one before had gained.
     Usual causes: batches that come in the order of their classes or files; momentum that is too large for the rate; a
     rate at the edge of what the curvature allows.
-    Formula: (1) the newer half of the run in at most 64 blocks, by their medians: at least `reversals` turns, each
-    after a way of `width` of what the loss had at first, of `sigmas` standard deviations of the noise of a block, and
-    as large as the loss's own level there, blocks are like their neighbours (by `alike`), and neither its lower nor its
-    upper envelope comes down by a tenth from one half of that to the other. (2) Batches in the order of the classes:
-    over `batches` of them the labels of a batch vary more than of shuffled ones by a factor (an index of dispersion, 1
-    in shuffled batches, the size of the batch where each holds one class) above a quarter of the batch size and above
-    3, while the loss is above `unlearnt` of that of the best constant answer.
+    Formula: (1) the newer half of the run in at most 64 blocks, by their medians, each the median of it and its
+    neighbours: at least `reversals` turns, each after a way of `width` of what the loss had at first, of `sigmas`
+    standard deviations of the noise of a block, and as large as the loss's own level there, the largest block lies
+    above both of its neighbours by less than `unlike` times their median, blocks are like their neighbours (by
+    `alike`), and neither its lower nor its upper envelope comes down by a tenth from one half of that to the other. (2)
+    Batches in the order of the classes: over `batches` of them the labels of a batch vary more than of shuffled ones by
+    a factor (an index of dispersion, 1 in shuffled batches, the size of the batch where each holds one class) above a
+    quarter of the batch size and above 3, while the loss is above `unlearnt` of that of the best constant answer.
     Remedies: find-learning-rate, lower-learning-rate, schedule-learning-rate, average-weights.
     Known limits: silent where the rate itself is cycled, players compete, or the loss is negative at times. Swings
     shorter than a block are taken for noise; noise that lasts over many values and is half as large as the loss looks
@@ -94,6 +97,9 @@ class LossOscillation(Rule):
     )
     alike: float = Field(
         0.4, ge=0, lt=1, description="rank correlation of neighbouring blocks (a swing of six of them has 0.5, noise 0)"
+    )
+    unlike: float = Field(
+        10.0, gt=1, description="largest block above its neighbours, over the median way (an order more is a spike)"
     )
     batches: int = Field(30, ge=10, description="batches whose labels were counted (an index of 3 is certain by then)")
     unlearnt: float = Field(
@@ -180,17 +186,17 @@ class LossOscillation(Rule):
             return None
         if _likeness(blocks) < self.alike:
             return None  # each block is where chance has put it
-        turns = _turns(blocks, limit)
-        if len(turns) - 1 < self.reversals:
+        smooth = medians(sliding_window_view(np.pad(blocks, 1, mode="edge"), 3))  # one block that stands out is a spike
+        turns = _turns(smooth, limit)
+        ways = np.abs(np.diff(smooth[turns]))
+        if len(ways) < self.reversals or _stands_out(blocks) > self.unlike * float(np.median(ways)):
             return None
         half = len(blocks) // 2
         for level in (0.1, 0.9):
             before, after = np.quantile(blocks[:half], level), np.quantile(blocks[half:], level)
             if after < 0.9 * before:
                 return None  # it gets somewhere
-        return Swing(
-            len(turns) - 1, float(np.median(np.abs(np.diff(blocks[turns])))), limit, False, float(np.median(blocks))
-        )
+        return Swing(len(ways), float(np.median(ways)), limit, False, float(np.median(blocks)))
 
     sick: ClassVar = (
         # momentum
@@ -219,6 +225,12 @@ def _likeness(values: Array) -> float:
     """Rank correlation of neighbours: 0 for independent values, however long their tails."""
     ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
     return float(np.corrcoef(ranks[:-1], ranks[1:])[0, 1])
+
+
+def _stands_out(values: Array) -> float:
+    """By how much the largest value lies above both of its neighbours."""
+    place = int(np.argmax(values))
+    return float(values[place] - np.delete(values[max(0, place - 1) : place + 2], min(place, 1)).max(initial=0.0))
 
 
 def _turns(values: Array, least: float) -> list[int]:

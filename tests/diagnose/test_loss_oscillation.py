@@ -75,3 +75,17 @@ def test_order_that_does_no_harm() -> None:
     assert look(history) == [] or look(history)[0].detected_at < 100
     history.add_series("train/loss", range(400), [0.3] * 400)
     assert look(history) == []
+
+
+def test_single_spikes_are_no_swings() -> None:
+    losses = 0.3 + 0.02 * np.random.default_rng(0).standard_normal(300)
+    for at in (180, 200, 220, 240, 260):
+        losses[at : at + 2] = 5.0
+    assert look(History.of(train_loss=[*np.linspace(2.3, 0.3, 40), *losses])) == []
+
+
+def test_what_a_far_larger_spike_leaves_behind_is_that_spikes_doing() -> None:
+    waves = 1.0 + 0.7 * np.sin(np.arange(200) / 2.5)
+    assert look(History.of(train_loss=waves))
+    waves[[130, 170]] = 1e4
+    assert look(History.of(train_loss=waves)) == []
