@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.course import Course, course_of, gains, matrices, moved, several, streak, tearing
+from trainmedic.diagnose.learnt import chance
 from trainmedic.diagnose.robust import Array, median
 from trainmedic.diagnose.rules.noisy_gradient import NoisyGradient
 from trainmedic.history import History, Layer
@@ -34,6 +35,8 @@ class LearningRateTooHigh(Rule):
     Formula: u = |update| / |weight| that more than half of the weight matrices reach in a step. Either (1) the matrices
     are of at least the `size` of usual laws after u >= `large` in `replacing` steps, and `wait` losses later the loss
     has come down by less than `works` of its first level; or after u >= `half` once, and it has by less than `done`; or
+    they are smaller, nothing pulls them to nothing, and after twice `wait` the loss is not by `learnt` better than that
+    of a constant; or
     (2) u >= `fast` in `fast_steps` steps, most matrices have not shrunk to less than `shrunk`, and `wait` losses later
     the loss has come down by less than `learnt`; or (3) it is not finite after `replacing` large steps, or one with u
     >= `torn` that it climbed after, or that can overflow by itself ((1 + u) to the number of matrices). (4) Batches are
@@ -143,8 +146,14 @@ class LearningRateTooHigh(Rule):
         large, fast = steps[updates >= self.large], steps[updates >= self.fast]
         torn = steps[updates >= self.half]
         for ends, well in ((large[self.replacing - 1 :], works), (torn, progress >= self.done)):
-            if len(ends) and not self._out_of_calm(steps, updates, large[0]) and self._of_size(history, int(ends[0])):
-                sick |= ~well & np.isfinite(course.level) & (course.since(ends[0]) > self.wait)
+            if len(ends) and not self._out_of_calm(steps, updates, large[0]):
+                wait = self.wait
+                if not self._of_size(history, int(ends[0])):
+                    if self._shrunk(history, int(course.steps[-1])):
+                        continue
+                    wait = 2 * self.wait  # they may grow fast without harm
+                    well = ~(course.level > (1 - self.learnt) * chance(history))  # not where chance is not known
+                sick |= ~well & np.isfinite(course.level) & (course.since(ends[0]) > wait)
                 begun.append(int(large[0]))
         enough = fast[min(len(fast), self.fast_steps) - 1] if len(fast) else 0
         if len(fast) and not self._out_of_calm(steps, updates, fast[0]) and not self._shrunk(history, int(enough)):

@@ -46,6 +46,13 @@ def test_weights_drawn_near_zero_grow_fast_without_harm() -> None:
     assert look([2.3] * 60 + [2.0] * 140, ADAM, stds=0.002) == []
 
 
+def test_small_weights_that_were_replaced_and_learn_nothing() -> None:
+    """As in nets of sines, whose weights are drawn small since their inputs are multiplied."""
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 10}
+    assert look([2.3] * 200, ADAM, stds=0.002, **facts)
+    assert look([2.3] * 50 + [2.0] * 150, ADAM, stds=0.002, **facts) == []
+
+
 def test_adapters_that_start_at_zero() -> None:
     assert look([1.0] * 200, [0.003] * 200, ADAM) == []
 
