@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.learnt import learnt, untrained
+from trainmedic.diagnose.memo import remembered
 from trainmedic.diagnose.robust import progress, rate_at, rejected_steps
 from trainmedic.history import History, Layer, LayerTable
 
@@ -111,9 +112,9 @@ class FrozenLayer(Rule):
             return
         zeros_count = self._zeros_count(history)
         for modules in _models(history):
-            dead, first = _prefix(history, table, modules, zeros_count)
+            dead, first = _prefix(history, modules, zeros_count)
             if first is None or not dead or not _feeds(history, modules[dead[-1]], modules[first]):
-                dead, first = _branch(history, table, modules, zeros_count)
+                dead, first = _branch(history, modules, zeros_count)
             weights = [name for module in dead for name in modules[module]]
             if first is None or not untrained(history, weights) or self._thawed(history, weights):
                 continue
@@ -220,18 +221,22 @@ def _models(history: History) -> Iterator[dict[str, list[str]]]:
     yield from found.values()
 
 
-def _prefix(
-    history: History, table: LayerTable, modules: dict[str, list[str]], zeros_count: bool
-) -> tuple[list[str], str | None]:
+@remembered
+def _reached(history: History, zeros_count: bool) -> frozenset[str]:
+    """Parameters that have ever had a gradient; ``zeros_count``: other than zero."""
+    table = history.layers("gradient_norm")
+    measured = ~np.isnan(table.values)
+    had = np.any(measured & (table.values != 0) if zeros_count else measured, axis=0)
+    return frozenset(table.layers[i] for i in np.flatnonzero(had))
+
+
+def _prefix(history: History, modules: dict[str, list[str]], zeros_count: bool) -> tuple[list[str], str | None]:
     """The modules without a gradient that come before all others, and the first one with a matrix and a gradient.
 
     What ran comes in the order of execution; what never ran (with gradients switched on) where it was defined.
     """
-    column = {name: i for i, name in enumerate(table.layers)}
-    with np.errstate(invalid="ignore"):
-        measured = ~np.isnan(table.values)
-        reached = np.any(measured & (table.values != 0) if zeros_count else measured, axis=0)
-    alive = {m: any(name in column and reached[column[name]] for name in names) for m, names in modules.items()}
+    reached = _reached(history, zeros_count)
+    alive = {m: any(name in reached for name in names) for m, names in modules.items()}
     order = {m: max((history.architecture[name].order for name in names), default=-1) for m, names in modules.items()}
     ran = sorted((m for m in modules if order[m] >= 0), key=lambda m: order[m])
     living = next((m for m in ran if alive[m]), None)
@@ -246,20 +251,15 @@ def _prefix(
     return before or hidden, first
 
 
-def _branch(
-    history: History, table: LayerTable, modules: dict[str, list[str]], zeros_count: bool
-) -> tuple[list[str], str | None]:
+def _branch(history: History, modules: dict[str, list[str]], zeros_count: bool) -> tuple[list[str], str | None]:
     """Modules in a row without a gradient that ran beside others, and the module that takes both, side by side.
 
     It takes as many inputs as both put out together; what nobody uses it would not take.
     """
-    column = {name: i for i, name in enumerate(table.layers)}
-    with np.errstate(invalid="ignore"):
-        measured = ~np.isnan(table.values)
-        reached = np.any(measured & (table.values != 0) if zeros_count else measured, axis=0)
+    reached = _reached(history, zeros_count)
     order = {m: max((history.architecture[name].order for name in names), default=-1) for m, names in modules.items()}
     ran = sorted((m for m in modules if order[m] >= 0), key=lambda m: order[m])
-    alive = [any(name in column and reached[column[name]] for name in modules[m]) for m in ran]
+    alive = [any(name in reached for name in modules[m]) for m in ran]
     widths = [_width(history, modules[m]) for m in ran]
     for end in range(len(ran) - 1):
         if alive[end] or not alive[end + 1]:
