@@ -2,9 +2,8 @@
 
 A treatment goes: a finding -> candidates -> (safe point) a controlled trial of all that kept batches can show, and the
 winner, if there is one, is applied; or, where no controlled trial can be made, state kept, first candidate applied,
-watched -> kept, or undone at the next safe point, where the next candidate has its turn. The states kept are the last
-healthy one (never replaced by one that was not judged since), a newer one that waits for its judgement, the best
-monitored one, and the one that the trial began from.
+watched -> kept, or undone at the next safe point, where the next candidate has its turn. Which states are kept, and
+gone back to, is that of :mod:`trainmedic.states`.
 """
 
 import dataclasses
@@ -17,38 +16,26 @@ from pathlib import Path
 
 import numpy as np
 
-from trainmedic.controlled import FEW, NO_GAIN, Controlled, Plan, Result
+from trainmedic.controlled import Controlled, Plan, Result
 from trainmedic.diagnose import Finding
-from trainmedic.diagnose.learnt import learnt
-from trainmedic.diagnose.robust import BINARY, rejected_steps, uniform_level
+from trainmedic.diagnose.robust import BINARY, uniform_level
 from trainmedic.history import History
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Rival, Safety, Treatment
 from trainmedic.remedies.choose import Choice, Fix, choose
-from trainmedic.remedies.lower_learning_rate import BY_STEPS, torn_by
 from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
-from trainmedic.remedies.schedule_learning_rate import driven_up
-from trainmedic.remedies.skip_step import SkipStep, held_off, stand_by
+from trainmedic.remedies.skip_step import SkipStep, stand_by
 from trainmedic.remedies.trial import LEAST_EFFECT, SequentialTrial, Trial, Verdict
 from trainmedic.settings import Settings
+from trainmedic.states import LEAST_WINDOW, States
 
 HEALTHY_FILE = "healthy.pt"
-LEAST_WINDOW = 20
-"""Steps that a change is watched for, at least."""
 IN_VAIN = 2
 """Changes that are tried without a control, and undone, in a run that is getting somewhere."""
 MEASURED = "what measuring it took leaves too little of the budget for a controlled trial"
 DOSES = 10
 """More than any act has: one whose first dose trails has no other turn."""
-UNHARMED = ("noisy-gradient", "plateau")
-"""Illnesses that spoil no weights: what they have learnt need not show in the loss yet."""
-TORN = 0.1
-"""|update| / |weight| of steps after few of which nothing is left of what weights were."""
-EARLY = 0.25
-"""Share of the run that may be given up for a state from before such steps."""
-SETTLED = 10
-"""Steps that must have passed without a finding before a state counts as healthy: illnesses show late."""
 
 
 @dataclass
@@ -94,7 +81,7 @@ class Treating:
         logdir: Path | None,
     ) -> None:
         self.run, self.settings, self.fix = run, settings, fix
-        self.controlled = controlled
+        self.controlled, self.states = controlled, States(run, controlled)
         self.treatments: list[Treatment] = []
         self.refused: dict[str, str] = {}
         self.since_before = 0  # and the first one before the last change
@@ -103,14 +90,10 @@ class Treating:
         self._pending: Pending | None = None
         self._on_trial: OnTrial | None = None
         self._undo_next: tuple[OnTrial, Verdict] | None = None
-        self._candidate: State | None = None
-        self._initial: State | None = None
-        self._healthy: State | None = None  # the last; ``run.healthy`` is the one to go back to from what was found
         self._tried: dict[str, Counter[str]] = {}
         self._looks: dict[str, int] = {}  # controlled trials that were too short to tell, by illness
         self._rest_until = 0
         self._before: tuple[int, int] | None = None
-        self._best_value: float | None = None
         self.lost = ""  # that nothing more can be done
         self._put_back_next = self._stop_next = False
         self.seconds = 0.0  # spent in controlled trials
@@ -118,7 +101,7 @@ class Treating:
     def begin(self) -> None:
         """Keep the state that training starts from: it has no history, so it is healthy."""
         if self.fix != "off":
-            self.run.healthy = self._healthy = self._initial = State.capture(self.run)
+            self.states.begin_anew()
             judged = {rule.name for rule in self.settings.configured_rules()}
             if SkipStep.name not in self.settings.ignore_remedies and not judged.isdisjoint(SkipStep.treats):
                 stand_by(self.run)
@@ -154,7 +137,7 @@ class Treating:
         if self.fix == "off" or self.run.stop_requested:
             return
         if not ill and self._on_trial is None and not self.wants_a_safe_point:
-            self._keep_healthy(step)
+            self.states.keep_healthy(step)
         if self._on_trial or self.wants_a_safe_point or step < self._rest_until:
             return
         if len(self.treatments) >= self.settings.max_treatments:
@@ -168,58 +151,15 @@ class Treating:
 
     def _choose(self, finding: Finding) -> Choice:
         tried = self._tried.get(finding.name, Counter())
-        self._fall_back(finding)  # acts that go back look at that state
+        self.states.fall_back(finding)  # acts that go back look at that state
         choice = choose(finding, self.run, fix=self.fix, ignore=self.settings.ignore_remedies, tried=tried)
         self.refused.update(choice.refused)
         return choice
 
-    def _fall_back(self, finding: Finding) -> None:
-        """Take for healthy the newest state of before the onset; that of the start, where nothing was won since.
-
-        Where none is of before it, the last one that was thought healthy is as far as one can go back.
-        """
-        newer = self._candidate
-        if newer is not None and newer.step >= finding.step - SETTLED:
-            newer = None  # illnesses show late
-        known = [state for state in (self._initial, self._healthy, self.run.best, newer) if state is not None]
-        sound = [state for state in known if self._sound(state, finding)]
-        if not sound:
-            self.run.healthy = self._healthy
-            return
-        initial, newest = self._initial, max(sound, key=lambda state: state.step)
-        at_first = initial is not None and any(state is initial for state in sound)
-        self.run.healthy = initial if at_first and self._no_better(sound[0], newest.step) else newest
-
-    def _sound(self, state: State, finding: Finding) -> bool:
-        """Whether a state is of before the onset, and of after the last change that was kept, and can be put back."""
-        changed = self._initial is not None and state.step < self._initial.step
-        # a schedule is wrong from the first step on: the weights are well until it shows
-        onset = finding.detected_at if finding.name == "scheduler-misuse" else finding.step
-        return state.step <= onset and not changed and state.fits(self.run) and state.finite()
-
-    def _keep_healthy(self, step: int) -> None:
-        """Two states take turns: the newer one becomes the healthy one when no finding has come up since."""
-        candidate, spare = self._candidate, None
-        if candidate is not None:
-            if step - candidate.step < SETTLED:
-                return
-            spare, self._healthy = self._healthy, candidate
-            self.run.healthy = candidate
-        kept = any(spare is state for state in (self._initial, self.run.best))
-        self._candidate = State.capture(self.run, into=None if kept else spare)
-
     def keep_best(self, value: float, mode: str) -> None:
         """Keep the state whose monitored value is the best so far; called when a value is logged."""
-        if self.fix == "off" or value != value or self.run.stop_requested:
-            return
-        if self.run.best is not None and not self.run.best.fits(self.run):
-            if self._on_trial or self._undo_next:
-                return  # the model was changed, and may be changed back
-            self.run.best = self._best_value = None
-        if self._best_value is None or (value < self._best_value if mode == "min" else value > self._best_value):
-            self._best_value = value
-            needed = self.run.best is self.run.healthy  # a sick run fell back to it
-            self.run.best = State.capture(self.run, into=None if needed else self.run.best)
+        if self.fix != "off" and value == value and not self.run.stop_requested:
+            self.states.keep_best(value, mode, on_trial=bool(self._on_trial or self._undo_next))
 
     def watch_trial(self, history: History, step: int) -> None:
         """After each step: let the trial decide, if it can."""
@@ -280,28 +220,22 @@ class Treating:
         remedy, _ = pending.candidates[0]
         plan: Plan | str | None = "batches that were kept cannot show what it does"
         if remedy.rehearsed:
-            plan = "the run was thrown out" if self._thrown_out(pending.finding) else self._plan(pending)
+            thrown_out = self.states.thrown_out(pending.finding, self.since)
+            plan = "the run was thrown out" if thrown_out else self._plan(pending)
         if plan is None or (self._needs_steps(plan, remedy) and self._watches_first()):
             return
         if isinstance(plan, Plan) and not self.controlled.rehearsal.ready:
             plan = self.controlled.impossible()
         self._pending = None
-        self._fall_back(pending.finding)
+        self.states.fall_back(pending.finding)
         now = State.capture(self.run)
-        base = self._base(pending.finding, now)
+        base = self.states.base(pending.finding, now, self.since, self._window())
         if isinstance(plan, str):
             self._try_in_sequence(pending, plan, base, now)
         elif plan.short:
             self._screened(pending, plan, base, now)
         else:
             self._try_with_control(pending, plan, base, now)
-
-    def _thrown_out(self, finding: Finding) -> bool:
-        """Whether the run was well and is spoilt: the batches that did it are not among those kept."""
-        if not self._spoilt(finding, State.capture(self.run)):
-            return False
-        healthy = self.run.healthy
-        return healthy is None or self._initial is None or not self._no_better(self._initial, healthy.step)
 
     def _plan(self, pending: Pending) -> Plan | str | None:
         look = self._looks.get(pending.finding.name, 0)
@@ -554,7 +488,7 @@ class Treating:
             self._tell(treatment.model_copy(update=done))
             return True
         self._save_healthy()
-        spoilt = self._spoilt(finding, now)
+        spoilt = self.states.spoilt(finding, now, self.since)
         first, last = self._time_before(start)
         trial = SequentialTrial(
             start=start,
@@ -564,7 +498,7 @@ class Treating:
             spoilt=spoilt or remedy.changes_loss,
             failing=self.controlled.failing(finding),
             base=base.step if base is not now else None,
-            learnt=self._learnt(base) if spoilt and base is not now else None,
+            learnt=self.states.learnt_until(base) if spoilt and base is not now else None,
             unless_worse=remedy.unless_worse or ("it had led an untreated copy" if ahead else ""),
             ceiling=self._ceiling(remedy),
         )
@@ -597,25 +531,19 @@ class Treating:
 
         So do unsafe acts, and, where several were undone, any act: each one costs the steps that it was watched for.
         """
-        if self.controlled.failing(finding) or self._young or remedy.ends_the_run or remedy.unless_worse:
+        if self.controlled.failing(finding) or self.states.young or remedy.ends_the_run or remedy.unless_worse:
             return False
         if remedy.safety is not Safety.SAFE:
             self.refused[remedy.name] = "the run is getting somewhere: an unsafe act would need a control"
             return True
         return sum(t.outcome == "undone" and t.trial == "sequential" for t in self.treatments) >= IN_VAIN
 
-    @property
-    def _young(self) -> bool:
-        """Whether the run has hardly begun: then there is nothing to lose."""
-        total = self.run.history.facts.get("total_steps") or 0
-        return self.run.step < max(LEAST_WINDOW, total // 20)
-
     def _time_left(self, finding: Finding, remedy: Remedy) -> bool:
         """Whether the run lasts long enough to see what comes of a change: nothing is left unjudged at its end."""
         total = self.run.history.facts.get("total_steps")
         if not total or remedy.ends_the_run or remedy.unless_worse or self.run.step + 1 + self._window() <= total:
             return True
-        return self._spoilt(finding, State.capture(self.run))  # then there is nothing to lose
+        return self.states.spoilt(finding, State.capture(self.run), self.since)  # then there is nothing to lose
 
     def _cooldown(self) -> int:
         total = self.run.history.facts.get("total_steps")
@@ -632,7 +560,7 @@ class Treating:
         if not ill or self.lost:
             return
         self.lost = f"nothing that was tried helped against {ill[0].name}"
-        self._put_back_next = self._spoilt(ill[0], State.capture(self.run))
+        self._put_back_next = self.states.spoilt(ill[0], State.capture(self.run), self.since)
         self._stop_next = self.settings.stop_when_lost
 
     def _put_back(self) -> None:
@@ -644,89 +572,19 @@ class Treating:
                 self._restart(self.run.step + 1)
                 return
 
-    def _base(self, finding: Finding, now: State) -> State:
-        """The state to treat from: the last healthy one, where the run has nothing to lose by it."""
-        healthy = self.run.healthy
-        if healthy is None or not self._sound(healthy, finding):
-            return now
-        return healthy if self._spoilt(finding, now) or self._nothing_to_lose(finding, healthy) else now
-
-    def _nothing_to_lose(self, finding: Finding, healthy: State) -> bool:
-        """Whether what came after a state is worth nothing: little was learnt, or units were lost for good."""
-        failing = self.controlled.failing(finding)
-        if finding.name in SkipStep.treats or finding.name in UNHARMED:
-            return False  # what was held off has left nothing behind
-        if self.controlled.knows_nothing() or (failing and finding.name in BY_STEPS):
-            return True
-        if driven_up(finding, self.run) and self.run.step - healthy.step <= self._window():
-            return True
-        if self._torn(finding, healthy):
-            return True
-        return (failing or self._young) and self._no_better(healthy, self.run.step)
-
-    def _torn(self, finding: Finding, healthy: State) -> bool:
-        """Whether steps of a rate that is too high have left nothing of the weights, early, and won little for it.
-
-        Little is a smaller share of the task than the share of the run that they took.
-        """
-        total = self.run.history.facts.get("total_steps") or 0
-        if finding.name != "learning-rate-too-high" or not self.run.step - healthy.step < total * EARLY:
-            return False
-        return learnt(self.run.history) < self.run.step / total and torn_by(self.run, finding.step) > TORN
-
-    def _no_better(self, state: State, step: int) -> bool:
-        """Whether the training loss has not come down from a state to a step."""
-        then, now = self._loss_at(state.step), self._loss_at(step)
-        return then is not None and now is not None and not now < then - NO_GAIN * abs(then)
-
-    def _loss_at(self, step: int) -> float | None:
-        """The training loss right after a step, as a median of few."""
-        if "train/loss" not in self.run.history:
-            return None
-        steps, losses = self.run.history.series("train/loss")
-        first = max(0, min(int(np.searchsorted(steps, step, side="right")), len(losses) - FEW))
-        near = losses[first : first + FEW]
-        return float(np.median(near)) if len(near) else None
-
-    def _learnt(self, base: State) -> tuple[float, float] | None:
-        """The loss that the run began with, and the one of a state that it is put back to."""
-        start, level = self._loss_at(0), self._loss_at(base.step)
-        return None if start is None or level is None or start != start else (start, level)
-
-    def _spoilt(self, finding: Finding, now: State) -> bool:
-        """Whether the present state is worth nothing: not finite, or more than half of what was won is lost again."""
-        if not now.finite():
-            return True
-        if "train/loss" not in self.run.history:
-            return False
-        steps, losses = self.run.history.series("train/loss")
-        counts = (steps >= self.since) & ~np.isin(steps, rejected_steps(self.run.history))
-        counts &= ~np.isin(steps, held_off(self.run))
-        steps, losses = steps[counts], losses[counts]
-        if not len(losses) or not np.isfinite(losses[-1]):
-            return bool(len(losses))
-        sane = losses[np.isfinite(losses)]
-        healthy = sane[: max(1, int(np.searchsorted(steps, finding.step, side="right")))]
-        start, lowest = self._loss_at(0), float(sane.min())
-        if start is not None and losses[-1] - lowest < (start - lowest) / 2:
-            return False  # a multiple of next to nothing
-        if self.controlled.knows_nothing() and self.controlled.ever_knew():
-            return True
-        return bool(losses[-1] > 10 * max(float(np.median(healthy)), 1e-12) and losses[-1] > 10 * lowest)
-
     def _restart(self, start: int) -> None:
         """Detectors look only at what comes after a change.
 
         With several optimizers, what is logged after the last one's step belongs to the next step of the first.
         """
         self.since_before, self.since = self.since, start + (len(self.run.optimizers) > 1)
-        self._candidate = None
+        self.states.restart()
         self._changed()
 
     def _begin_anew(self, fresh: State) -> None:
         """A change was kept: states from before it hold what it has replaced."""
-        self._initial, self._before = fresh, None
-        self._healthy = self.run.healthy = fresh
+        self.states.start_from(fresh)
+        self._before = None
 
     def _finish(self, on_trial: OnTrial, verdict: Verdict, step: int) -> None:
         reason = _joined(on_trial.treatment.reason, verdict.reason)

@@ -481,7 +481,7 @@ def test_what_was_kept_is_not_lost_when_the_run_is_put_back_later() -> None:
     loop.run(60, Help())
     treating = loop.medic._treating
     assert [t.outcome for t in loop.treatments] == ["kept"]
-    treating._fall_back(ILL.model_copy(update={"step": 55}))
+    treating.states.fall_back(ILL.model_copy(update={"step": 55}))
     healthy = treating.run.healthy
     assert healthy is not None
     healthy.restore(treating.run, clocks=False)
