@@ -281,19 +281,24 @@ FRACTION = 0.25
 def _heading(before: Array, ahead: float) -> tuple[float, float]:
     """Where the time before leads to so many steps ahead, and the standard error of that.
 
-    By a straight line, unless the fall is seen to flatten out: then its falls from third to third go on as a geometric
-    series does (Aitken 1926), by as large a share as noise allows. A positive loss that a line would bring to a
-    fraction of what it ever was falls by shares: there the line is one of its logarithms.
+    By a straight line, unless the fall is seen to bend. One that flattens out goes on from third to third as a
+    geometric series does (Aitken 1926), by as large a share as noise allows; one that speeds up goes on to do so, as a
+    parabola. A positive loss that a line would bring to a fraction of what it ever was falls by shares: there the line
+    is one of its logarithms.
     """
     parts = np.array_split(before, 3)
     first, second, third = (float(np.median(part)) for part in parts)
     errors = [_error(part) for part in parts]
     earlier, later = first - second, second - third
     bent = float(np.hypot(np.hypot(errors[0], 2 * errors[1]), errors[2]))
+    thirds = ahead / (len(before) / 3) + 0.5  # from the middle of the last third
     if earlier - later > 3 * bent:
         share = max(later + float(np.hypot(errors[1], errors[2])), 0.0) / earlier
-        falls = share * (1 - share ** (ahead / (len(before) / 3) + 0.5)) / (1 - share) if share < 1 else 1.0
+        falls = share * (1 - share**thirds) / (1 - share) if share < 1 else thirds
         return third - earlier * share * falls, float(np.hypot(errors[2], bent * falls))
+    if later > 0 and later - earlier > 3 * bent:
+        speeding = thirds * (thirds + 1) / 2
+        return third - later * thirds - (later - earlier) * speeding, float(np.hypot(errors[2], bent * speeding))
     count = len(before)
     expected, error = _line(np.arange(1.0, count + 1), before, count + ahead + 1)
     if (before > 0).all() and expected < float(before.min()) * FRACTION:
@@ -301,7 +306,7 @@ def _heading(before: Array, ahead: float) -> tuple[float, float]:
         expected, error = float(np.exp(expected)), error * float(np.exp(expected))
     # noise may hide a bend from the test, but no fall to come is larger than the newest may have been
     most = max(later + 2 * float(np.hypot(errors[1], errors[2])), 0.0)
-    return max(expected, third - most * (ahead / (count / 3) + 0.5)), error
+    return max(expected, third - most * thirds), error
 
 
 def _line(x: Array, values: Array, at: float) -> tuple[float, float]:

@@ -132,3 +132,10 @@ def test_what_began_from_an_earlier_state_stays_only_if_it_is_better_than_the_st
     without = [*noisy(1.0, 60), *noisy(2.0, 60, seed=1)]
     assert not decide(without, noisy(1.2, 180, seed=2), base=-1)[1].worse
     assert decide(without, noisy(2.0, 180, seed=2), base=-1)[1].worse
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fall_that_speeds_up_by_itself_is_not_credited_to_the_change(seed: int) -> None:
+    steps, noise = np.arange(300), 0.02 * np.random.default_rng(seed).standard_normal(300)
+    whole = list(3.0 - (steps / 150) ** 2 + noise)
+    assert not decide(whole[:120], whole[120:])[1].kept
