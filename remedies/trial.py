@@ -249,7 +249,7 @@ class SequentialTrial(Trial):
         else:
             control, error = _level(newest), _error(newest)
             # what has hardly begun leads no further ahead than it is long
-            ahead = len(after) * 3 / 4
+            ahead = len(after) * 3 / 4 + self.start - 1 - self.until
             expected, doubt = _heading(before, min(ahead, len(before)) if len(before) < self.window else ahead)
             error = max(error, doubt)
             expected = min(control, expected)
@@ -281,10 +281,11 @@ FRACTION = 0.25
 def _heading(before: Array, ahead: float) -> tuple[float, float]:
     """Where the time before leads to so many steps ahead, and the standard error of that.
 
-    By a straight line, unless the fall is seen to bend. One that flattens out goes on from third to third as a
-    geometric series does (Aitken 1926), by as large a share as noise allows; one that speeds up goes on to do so, as a
-    parabola. A positive loss that a line would bring to a fraction of what it ever was falls by shares: there the line
-    is one of its logarithms.
+    By a straight line, unless the fall is seen to bend. One that flattens out goes on as a power of the time does: each
+    fall from third to third is a share of the one before, and the next share is the root of that. One that speeds up
+    goes on to do so, by the same share again, or as a parabola. A positive loss that a line would bring to a fraction
+    of what it ever was falls by shares: there the line is one of its logarithms. Where the loss went down and up again,
+    how far it is from a line is noise.
     """
     parts = np.array_split(before, 3)
     first, second, third = (float(np.median(part)) for part in parts)
@@ -292,13 +293,15 @@ def _heading(before: Array, ahead: float) -> tuple[float, float]:
     earlier, later = first - second, second - third
     bent = float(np.hypot(np.hypot(errors[0], 2 * errors[1]), errors[2]))
     thirds = ahead / (len(before) / 3) + 0.5  # from the middle of the last third
-    if earlier - later > 3 * bent:
-        share = max(later + float(np.hypot(errors[1], errors[2])), 0.0) / earlier
-        falls = share * (1 - share**thirds) / (1 - share) if share < 1 else thirds
-        return third - earlier * share * falls, float(np.hypot(errors[2], bent * falls))
+    if earlier - later > 3 * bent and later > 0:
+        newest = min(later + float(np.hypot(errors[1], errors[2])), earlier)
+        falls = _rooted(newest / earlier, thirds)
+        return third - newest * falls, float(np.hypot(errors[2], bent * falls))
     if later > 0 and later - earlier > 3 * bent:
-        speeding = thirds * (thirds + 1) / 2
-        return third - later * thirds - (later - earlier) * speeding, float(np.hypot(errors[2], bent * speeding))
+        parabola = later * thirds + (later - earlier) * thirds * (thirds + 1) / 2
+        share = min(later / earlier, 100.0) if earlier > bent else 1.0
+        again = later * share * (share**thirds - 1) / (share - 1) if share > 1 else 0.0
+        return third - max(parabola, again), float(np.hypot(errors[2], bent * thirds * (thirds + 1) / 2))
     count = len(before)
     expected, error = _line(np.arange(1.0, count + 1), before, count + ahead + 1)
     if (before > 0).all() and expected < float(before.min()) * FRACTION:
@@ -306,7 +309,19 @@ def _heading(before: Array, ahead: float) -> tuple[float, float]:
         expected, error = float(np.exp(expected)), error * float(np.exp(expected))
     # noise may hide a bend from the test, but no fall to come is larger than the newest may have been
     most = max(later + 2 * float(np.hypot(errors[1], errors[2])), 0.0)
-    return max(expected, third - most * thirds), error
+    swing = abs(earlier - later) / 6**0.5 if earlier * later < 0 else 0.0  # of three levels about their line
+    return max(expected, third - most * thirds), float(np.hypot(error, swing))
+
+
+def _rooted(share: float, thirds: float) -> float:
+    """The sum of falls in units of the newest: each is a share of the one before, the root of the share before."""
+    total, fall = 0.0, 1.0
+    while thirds > 0:
+        share = share**0.5
+        fall *= share
+        total += fall * min(thirds, 1.0)
+        thirds -= 1
+    return total
 
 
 def _line(x: Array, values: Array, at: float) -> tuple[float, float]:

@@ -517,7 +517,8 @@ class Treating:
     def _time_before(self, start: int) -> tuple[int, int]:
         """Steps that a change may be compared with: after one that was undone, those before that one."""
         steps = self.run.history.series("train/loss").steps if "train/loss" in self.run.history else np.empty(0)
-        if self._before is None or np.sum((steps >= self.since_before) & (steps < start)) >= SequentialTrial.FEW:
+        least = max(SequentialTrial.FEW, self._window() // 2)
+        if self._before is None or np.sum((steps >= self.since_before) & (steps < start)) >= least:
             self._before = self.since_before, start - 1
         return self._before
 
