@@ -36,7 +36,8 @@ LATER = 3
 LONGEST = 300
 """Steps of the last horizon, at most: what did not show by then costs more to see than it is worth."""
 CHEAP = 0.1
-"""Share of the run that a trial of several candidates may cost: beyond it they have their turns one by one."""
+"""Share of the run that a trial of several candidates may cost, or a longer one after one that was too short to tell:
+beyond it they have their turns one by one."""
 SEEN_AT_MOST = 3
 """Times that a trial may train on one kept batch, unless the run itself has no others: else it would learn them."""
 APART = 2
@@ -208,6 +209,8 @@ class Controlled:
             return "kept batches cannot show what it does"
         total, allowed = self._allowed(finding)
         shortest, short = FLOOR * LATER ** (look + 1), ""
+        if look:
+            allowed = min(allowed, CHEAP * total)
         if (least := self._cost(1, shortest)) > allowed:
             short = f"it takes {math.ceil(least)} extra steps, and {max(0, int(allowed))} are allowed"
             if look or self._cost_of_first(1) > allowed:
