@@ -257,7 +257,8 @@ class SequentialTrial(Trial):
         noise = 3 * float(np.hypot(error, _error(late)))
         promised, come = control - expected, control - treated
         # a trend tells what would have come only roughly: by as much again as it promises
-        if come - promised > max(noise, self.least * abs(control), promised):
+        beyond = come - promised > noise or _by_orders(before, late, expected)
+        if beyond and come - promised > max(self.least * abs(control), promised):
             return Verdict(True, "followed by a lower loss than the trend before led to", *numbers)
         # what began from an earlier state has cost the steps since then: they are not thrown away for a like loss
         better = _level(newest) - (self._margin(newest, late) if self.base is not None else 0.0)
@@ -265,7 +266,7 @@ class SequentialTrial(Trial):
             return Verdict(False, "followed by a higher loss", *numbers, worse=treated > better)
         if self.unless_worse:
             return Verdict(True, f"followed by no higher loss; {self.unless_worse}", *numbers)
-        hopeless = come < float(np.hypot(error, _error(late)))
+        hopeless = come < float(np.hypot(error, _error(late))) and not beyond
         told = "followed by no difference beyond noise"
         return Verdict(False, told, *numbers, worse=treated > better) if last or hopeless else None
 
@@ -336,6 +337,21 @@ def _line(x: Array, values: Array, at: float) -> tuple[float, float]:
     noise = float(np.sqrt(np.sum(near**2) / max(len(near) - 2, 1)))
     away, spread = at - float(x.mean()), float(np.sum((x - x.mean()) ** 2))
     return height + slope * at, noise * (1 / len(values) + away * away / spread) ** 0.5
+
+
+def _by_orders(before: Array, late: Array, expected: float) -> bool:
+    """Whether positive losses lie below what was expected by more than the noise of their logarithms.
+
+    A fall through orders of magnitude is no noise of the last of them.
+    """
+    if not ((before > 0).all() and (late > 0).all() and expected > 0):
+        return False
+    noise = 3 * float(np.hypot(_error(np.log(before)), _error(np.log(late))))
+    return bool(np.log(expected) - np.log(_level(late)) > max(noise, np.log(ORDER)))
+
+
+ORDER = 10.0
+"""Times that a loss must be lower to be so by an order of magnitude."""
 
 
 def _level(values: Array) -> float:

@@ -139,3 +139,9 @@ def test_a_fall_that_speeds_up_by_itself_is_not_credited_to_the_change(seed: int
     steps, noise = np.arange(300), 0.02 * np.random.default_rng(seed).standard_normal(300)
     whole = list(3.0 - (steps / 150) ** 2 + noise)
     assert not decide(whole[:120], whole[120:])[1].kept
+
+
+def test_a_fall_through_orders_of_magnitude_is_no_noise_of_the_last_of_them() -> None:
+    """Put back to its start, a run that had come down from 30,000 to 500 as slowly is at 0.5 at once."""
+    without = list(3e4 * np.exp(-np.arange(120) / 15) * np.exp(0.3 * np.array(noisy(0.0, 120, noise=1.0))))
+    assert decide(without, noisy(1e-3, 180, noise=1e-4, seed=1), base=-1)[1].kept
