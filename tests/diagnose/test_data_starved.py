@@ -53,3 +53,30 @@ def test_times_of_other_steps_are_not_compared() -> None:
     history.add_series("time/data", range(0, 200, 2), [0.05] * 100)
     history.add_series("time/step", range(1, 200, 2), [0.1] * 100)
     assert list(DataStarved().check(history)) == []
+
+
+def test_a_loader_that_slows_down_late_is_told_of() -> None:
+    data, step = [0.0005] * 140 + [0.01] * 60, [0.02] * 140 + [0.03] * 60
+    [finding] = look(data, step)
+    assert finding.step >= 120
+    assert 140 < finding.detected_at < 199
+    assert look(data[:140], step[:140]) == []
+
+
+def test_what_measuring_takes_is_not_the_step() -> None:
+    """Four in ten milliseconds are waited; a measured step takes another 15."""
+    few = History.of(time_data=[0.004] * 60, time_step=[0.025] * 60, a__gradient_norm=[1.0] * 60)
+    assert list(DataStarved().check(few))
+    measured = [step < 20 or step % 4 < 2 for step in range(200)]
+    some = History.of(time_data=[0.004] * 200, time_step=[0.025 if m else 0.01 for m in measured])
+    some.add_layers("gradient_norm", [("a", np.flatnonzero(measured), np.ones(sum(measured)))])
+    assert list(DataStarved().check(some))
+    # measuring takes two seconds at most where all steps are measured: these take their time by themselves
+    long = History.of(time_data=[0.04] * 200, time_step=[0.25] * 200, a__gradient_norm=[1.0] * 200)
+    assert list(DataStarved().check(long)) == []
+
+
+def test_small_batches_need_less_and_large_ones_are_stacked_in_the_process() -> None:
+    assert look([0.0015] * 200, [0.004] * 200, batch_size=32)
+    assert look([0.0015] * 200, [0.004] * 200, batch_size=256) == []
+    assert look([0.0006] * 200, [0.001] * 200, batch_size=8) == []
