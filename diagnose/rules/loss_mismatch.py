@@ -8,7 +8,17 @@ from pydantic import Field
 
 from trainmedic.diagnose import Evidence, Finding, Root, Rule, Severity
 from trainmedic.diagnose.learnt import learnt, level
-from trainmedic.diagnose.robust import BINARY, ENTROPIES, SQUARES, Array, median, share_done, target_spread
+from trainmedic.diagnose.robust import (
+    ABSOLUTES,
+    BINARY,
+    ENTROPIES,
+    SQUARES,
+    Array,
+    gone,
+    median,
+    share_done,
+    target_spread,
+)
 from trainmedic.history import History
 
 MOVING = ("View", "UnsafeView", "Reshape", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze", "Select", "Slice")
@@ -16,7 +26,31 @@ RESHAPING = frozenset((*MOVING, "ToCopy", "Clone", "Index", "Alias"))
 """Functions that leave every number as it was."""
 LOSSES = ("NllLoss", "MseLoss", "SmoothL1Loss", "HuberLoss", "BinaryCrossEntropy", "KlDiv", "SoftMarginLoss")
 NEVER_NEGATIVE = (*ENTROPIES, *BINARY, *SQUARES, "L1Loss", "l1_loss", "SmoothL1Loss", "HuberLoss")
-RANGES = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, np.inf)}
+REGRESSIONS = (*SQUARES, *ABSOLUTES, "SmoothL1Loss", "smooth_l1_loss", "HuberLoss", "huber_loss")
+LIKELIHOODS = (*ENTROPIES, *BINARY, "KLDivLoss", "kl_div", "PoissonNLLLoss", "poisson_nll_loss")
+"""Losses whose output is no value of the target: it may lie in another range."""
+RANGES = {
+    "Sigmoid": (0.0, 1.0),
+    "Hardsigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "Relu": (0.0, np.inf),
+    "Softplus": (0.0, np.inf),
+    "Gelu": (-0.17, np.inf),
+    "Silu": (-0.28, np.inf),
+    "LogSigmoid": (-np.inf, 0.0),
+}
+"""Of functions, as a graph names them."""
+MODULES = RANGES | {
+    "ReLU": (0.0, np.inf),
+    "ReLU6": (0.0, 6.0),
+    "GELU": (-0.17, np.inf),
+    "SiLU": (-0.28, np.inf),
+    "Softsign": (-1.0, 1.0),
+    "LSTM": (-1.0, 1.0),
+    "GRU": (-1.0, 1.0),
+}
+"""Of modules that may run last; what a gated layer gives is a tanh, or a mean of such."""
 
 
 class _Fault(NamedTuple):
@@ -46,15 +80,17 @@ class LossMismatch(Rule):
     rectifier under targets that leave its range; a flipped sign; an output (n, 1) beside a target (n,).
     Formula: one of these, in at least `patience` steps: (1) the graph of the loss, or its module and rows of outputs
     that sum to 1 within `exact`, show a softmax or sigmoid right before a loss that applies one; (2) NLLLoss takes rows
-    with |log sum exp| above `loose`; (3) the graph shows a bounded function right before a regression loss, or outputs
-    stayed in its range and came within `touching` of an end, while targets leave it by `outside` of their standard
-    deviation; (4) the sign of a known loss is turned in its graph, or one that cannot be negative is below -`negative`,
-    or a loss of unknown make falls without bound (to -`unbounded` times its start, or below minus its start, where
-    accuracies show that nothing is learnt; further in its second half than in its first) without anything being learnt;
-    (5) output and target have different shapes and were spread out over each other in the graph of the loss, or a loss
-    of unknown make without a graph stands within `close` of the variance of the targets in each quarter of a run that
-    is half over, and less than `works` is explained. A softmax or sigmoid too many is a warning once `works` of the
-    task has been learnt.
+    with |log sum exp| above `loose`, or KLDivLoss outputs above it; (3) the graph shows a bounded function right before
+    a regression loss, or one ran last, or outputs stayed in its range and came within `touching` of an end, while
+    targets leave it by `outside` of their standard deviation, and less than `nearly` is learnt (a loss of unknown make
+    must be as large as the squared distance of outputs and targets); (4) the sign of a known loss is turned in its
+    graph, or one that cannot be negative is below -`negative`, or a loss of unknown make falls without bound (to
+    -`unbounded` times its start, or below minus its start, where accuracies show that less than `little` is learnt;
+    further in its second half than in its first) without anything being learnt; (5) output and target have different
+    shapes and were spread out over each other in the graph of the loss, or a loss of unknown make without a graph
+    stands within `close` of the variance of the targets in each quarter of a run that is half over, or outputs have
+    come to one answer, and less than `works` is explained. An activation too many is a warning once `works` of the task
+    has been learnt.
     Remedies: change-loss.
     Known limits: losses in functions of one's own are seen only if the logged loss carries its graph. Optimizers that
     maximise, and several of them (adversaries), are left alone where signs are concerned.
@@ -105,6 +141,8 @@ class LossMismatch(Rule):
         100.0, gt=1, description="how far below zero, first losses (likelihoods grow by tens, not by hundreds)"
     )
     close: float = Field(0.05, gt=0, lt=1, description="distance of a loss from the variance, share of it (its noise)")
+    little: float = Field(0.1, ge=0, lt=1, description="share of the task that is learnt by accident (a tenth)")
+    nearly: float = Field(0.9, gt=0, le=1, description="share of the task, from which on targets are reached after all")
     works: float = Field(
         0.5, gt=0, le=1, description="share of the task that is learnt, from which on it is mild (half)"
     )
@@ -145,6 +183,10 @@ class LossMismatch(Rule):
         if not twice:
             before, name = _after(graph, "BinaryCrossEntropyWithLogits"), "binary cross-entropy with logits"
             twice = before in ("Softmax", "Sigmoid")
+        if not twice and not graph and loss in (*ENTROPIES[:2], *BINARY[:2]):
+            before, name = _runs_last(history), "cross-entropy"
+            low, high = self._ends(history)
+            twice = before in ("Softmax", "Sigmoid") and low >= 0 and high <= 1
         if not twice:
             return None
         mild = learnt(history) > self.works
@@ -157,6 +199,8 @@ class LossMismatch(Rule):
 
     def _unnormalised(self, history: History, graph: list[str]) -> _Fault | None:
         """The negative log-likelihood of what is no logarithm of a probability."""
+        if history.facts.get("loss") == "KLDivLoss":
+            return self._positive(history)
         if history.facts.get("loss") not in ENTROPIES[2:] or "output/log_sum_exp" not in history:
             return None
         off = _series(history, "output/log_sum_exp")
@@ -169,26 +213,83 @@ class LossMismatch(Rule):
             Severity.ERROR,
         )
 
+    def _positive(self, history: History) -> _Fault | None:
+        """Logarithms of probabilities that are above zero."""
+        highest = _series(history, "output/max")
+        if len(highest) < self.patience or not (highest > self.loose).all():
+            return None
+        return _Fault(
+            f"nn.KLDivLoss takes log-probabilities, but the largest outputs are {median(highest):.3g}, above 0",
+            Evidence(name="largest output", value=median(highest), limit=0.0),
+            "use torch.log_softmax(output, 1) before it",
+            Severity.ERROR,
+            self._first(history, "output/max"),
+        )
+
     def _bounded(self, history: History, graph: list[str]) -> _Fault | None:
         """Targets that an output cannot reach."""
-        regression = history.facts.get("loss") in ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "mse_loss")
+        loss = history.facts.get("loss")
         low, high, spread = (level(history, f"target/{name}") for name in ("min", "max", "std"))
-        if not regression or not spread > 0:
+        if loss in LIKELIHOODS or not spread > 0:
             return None
-        last = next((_after(graph, loss) for loss in LOSSES if loss in graph), None)
-        bottom, top = RANGES.get(str(last), (0.0, 0.0)) if last is not None else self._seen_range(history)
+        bottom, top = self._range(history, graph)
         beyond = max(high - top, bottom - low)
         if not beyond > self.outside * spread or not np.isfinite(beyond) or bottom == top:
             return None
-        if learnt(history) > self.works:
+        if loss not in REGRESSIONS and not self._compares(history):
+            return None
+        if learnt(history) > self.nearly:
             return None
         return _Fault(
             f"outputs lie between {bottom:g} and {top:g}, targets between {low:.3g} and {high:.3g}",
             Evidence(name="targets beyond the range of outputs", value=beyond, limit=self.outside * spread),
             "take the activation out of the last layer, or scale the targets into its range",
-            Severity.ERROR,
+            Severity.WARNING if learnt(history) > self.works else Severity.ERROR,
             self._first(history, "target/std"),
         )
+
+    def _compares(self, history: History) -> bool:
+        """Whether a loss of unknown make is as large as the squared distance of outputs and targets, or its root.
+
+        At least that, by their means and standard deviations. One that scales the outputs first comes below it.
+        """
+        if "target/same_shape" not in history or not (_series(history, "target/same_shape") == 1).all():
+            return False
+        distances = [level(history, f"output/{name}") - level(history, f"target/{name}") for name in ("mean", "std")]
+        least = float(np.square(distances).sum())
+        recent = median(history.series("train/loss").values[-self.patience :])
+        return bool(recent > 0) and (recent >= least or abs(recent / least**0.5 - 1) < self.works)
+
+    def _range(self, history: History, graph: list[str]) -> tuple[float, float]:
+        """The range that outputs cannot leave: by the graph, by the module that ran last, or as they kept to it."""
+        last = next((_after(graph, loss) for loss in LOSSES if loss in graph), None)
+        if last in RANGES:
+            return RANGES[str(last)]
+        module, (lowest, highest) = _runs_last(history), self._ends(history)
+        if module in MODULES and (last is None or module in ("LSTM", "GRU")):
+            low, high = MODULES[module]
+            inside = lowest >= low - self.exact and highest <= high + self.exact
+            if inside and self._touched(history, low, high):
+                return low, high
+        return self._seen_range(history) if last is None else (0.0, 0.0)
+
+    def _touched(self, history: History, low: float, high: float) -> bool:
+        """Whether outputs came to an end of a range lately, or had half of the run to leave it.
+
+        What is scaled behind the module that ran last may lie inside at the start.
+        """
+        recent = slice(-2 * self.patience, None)
+        lowest, highest = _series(history, "output/min")[recent], _series(history, "output/max")[recent]
+        done = share_done(history, history.last_step)
+        touched = lowest.max() < low + self.touching or highest.min() > high - self.touching
+        return bool(touched) or (done is not None and done >= 0.5)
+
+    def _ends(self, history: History) -> tuple[float, float]:
+        """The smallest and the largest of all outputs that were seen; NaN for too few."""
+        lowest, highest = _series(history, "output/min"), _series(history, "output/max")
+        if min(len(lowest), len(highest)) < self.patience:
+            return float("nan"), float("nan")
+        return float(lowest.min()), float(highest.max())
 
     def _seen_range(self, history: History) -> tuple[float, float]:
         """The range that outputs kept to and touched the end of, where the graph does not tell."""
@@ -222,9 +323,9 @@ class LossMismatch(Rule):
             )
         start = abs(median(losses[: self.patience]))
         floor = -self.unbounded * max(start, self.negative)
-        if "output/accuracy" in history and learnt(history) <= 0:
+        if "output/accuracy" in history and learnt(history) < self.little:
             floor = -max(start, self.negative)  # and nothing is classified the better for it
-        if not recent < floor or not self._falls(losses) or learnt(history) > 0:
+        if not recent < floor or not self._falls(losses) or learnt(history) > self.little:
             return None
         return _Fault(
             f"the loss fell from {median(losses[: self.patience]):.3g} to {recent:.3g}, ever faster: it has no floor",
@@ -254,6 +355,7 @@ class LossMismatch(Rule):
         seen = self._first(history, "target/same_shape")
         if "ExpandBackward0" not in history.facts.get("loss_graph", ()):
             stands = self._stands_at_the_variance(history)
+            stands = self._gives_one_answer(history) if stands is None else stands
             if stands is None:
                 return None
             seen = stands
@@ -278,6 +380,29 @@ class LossMismatch(Rule):
         levels = [median(losses[i * quarter : (i + 1) * quarter]) for i in range(4)]
         stands = all(abs(level - variance) < self.close * variance for level in levels)
         return int(steps[-1]) if stands and history.facts.get("loss") not in (*ENTROPIES, *BINARY) else None
+
+    def _gives_one_answer(self, history: History) -> int | None:
+        """The step by which outputs of a loss of any make have come to one answer, that of the targets' middle.
+
+        That is what rows compared with every target ask for: in the newer half of a run that is half over outputs
+        differ by less than a tenth of what targets do, their mean lies within half a standard deviation of the
+        targets', and the loss has stopped falling.
+        """
+        done = share_done(history, history.last_step)
+        steps, losses = history.series("train/loss")
+        wanted = ("output/batch_std", "output/mean", "target/mean")
+        if history.facts.get("loss_graph") or done is None or done < 0.5 or len(losses) < 5 * self.patience:
+            return None
+        if history.facts.get("loss") in LIKELIHOODS or any(name not in history for name in wanted):
+            return None
+        spread = target_spread(history)
+        differ, given, asked = (_series(history, name) for name in wanted)
+        differ, given = differ[len(differ) // 2 :], given[len(given) // 2 :]
+        if not spread > 0 or len(differ) < 2 * self.patience or not (differ < self.little * spread).all():
+            return None
+        fell, doubt = gone(losses)
+        stands = abs(median(given) - median(asked)) < spread / 2 and fell < max(3 * doubt, 0.02 * median(losses))
+        return int(steps[-1]) if stands else None
 
     def _first(self, history: History, name: str) -> int:
         """The step by which a series has enough values."""
@@ -312,6 +437,12 @@ def _functions(history: History) -> list[str]:
     graph = history.facts.get("loss_graph") or []
     names = [str(name).partition("Backward")[0] for name in graph if isinstance(name, str)]
     return [name for name in names if name not in RESHAPING]
+
+
+def _runs_last(history: History) -> str:
+    """The kind of the module that runs last, empty where that is not known."""
+    ran = [layer for layer in history.architecture.values() if layer.kind != "parameter" and layer.order >= 0]
+    return max(ran, key=lambda layer: layer.order).kind if ran else ""
 
 
 def _after(graph: list[str], name: str) -> str | None:

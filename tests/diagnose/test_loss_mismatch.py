@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.diagnose.trainings import blobs, curve, net, told, train
 from trainmedic.diagnose.rules.loss_mismatch import LossMismatch
-from trainmedic.history import History
+from trainmedic.history import History, Layer
 
 RULE = LossMismatch()
 
@@ -103,3 +103,65 @@ def test_rows_against_every_target_stand_at_their_variance(
     facts = {"loss": "own", "reduction": "mean", "total_steps": 200, "loss_graph": graph}
     history = History.of(train_loss=level + noise, target_std=[2.0] * 200, target_same_shape=[same] * 200, facts=facts)
     assert bool(list(LossMismatch().check(history))) == told
+
+
+def unseen(steps: int = 200, kind: str = "Linear", **columns: Any) -> History:
+    """A run whose loss is a function of its own: what is known of it are outputs and targets."""
+    rows = {name: np.broadcast_to(np.asarray(values, dtype=float), steps) for name, values in columns.items()}
+    facts = {"loss": "<lambda>", "total_steps": steps, "batch_size": 32}
+    return History.of(train_loss=rows.pop("losses"), layers=[Layer("last", kind, 0)], facts=facts, **rows)
+
+
+def regression(low: float, high: float, **more: Any) -> dict[str, Any]:
+    """Targets of mean 0 and standard deviation 1, and what came out for them."""
+    target = {"target_min": -2.2, "target_max": 2.4, "target_std": 1.0, "target_mean": 0.0, "target_same_shape": 1.0}
+    return {"output_min": low, "output_max": high, "output_mean": 0.4, "output_std": 0.4, **target, **more}
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [("Sigmoid", 0.001, 0.99), ("ReLU", 0.0, 2.0), ("Softplus", 0.002, 2.0), ("LSTM", -0.99, 0.995)],
+)
+def test_the_module_that_runs_last_bounds_the_outputs_of_an_unseen_loss(kind: str, low: float, high: float) -> None:
+    [finding] = told(RULE, unseen(kind=kind, losses=0.8, **regression(low, high)))
+    assert "outputs lie between" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "losses", "low", "high"),
+    [
+        ("Sigmoid", 0.05, 0.001, 0.99),  # scaled in the loss: nearer to the targets than these outputs can be
+        ("Sigmoid", 0.8, -2.0, 2.0),  # of another branch
+        ("Tanh", 0.05, -0.9, 0.9),
+        ("Linear", 0.8, 0.1, 0.9),
+    ],
+)
+def test_bounded_modules_that_bound_nothing(kind: str, losses: float, low: float, high: float) -> None:
+    assert not told(RULE, unseen(kind=kind, losses=losses, **regression(low, high)))
+
+
+def test_one_answer_for_rows_compared_with_every_target() -> None:
+    rows = {"output_batch_std": 0.04, "output_mean": 0.1, "output_std": 0.04, "target_same_shape": 0.0}
+    noise = np.random.default_rng(0).normal(0, 0.02, 200)
+    [finding] = told(RULE, unseen(losses=0.4 + noise, **regression(0.0, 0.2, **rows)))
+    assert "each output with every target" in finding.message
+    learns = rows | {"output_batch_std": np.linspace(0.04, 0.9, 200)}
+    assert not told(RULE, unseen(losses=np.linspace(0.4, 0.05, 200) + noise, **regression(-2, 2, **learns)))
+    same = rows | {"target_same_shape": 1.0}
+    assert not told(RULE, unseen(losses=0.4 + noise, **regression(0.0, 0.2, **same)))
+
+
+def test_a_divergence_of_probabilities_without_their_logarithm() -> None:
+    class Soft(nn.Module):
+        def __init__(self, last: nn.Module) -> None:
+            super().__init__()
+            self.body, self.last = net(16, 4), last
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.body(x))  # type: ignore[no-any-return]
+
+    x, y = blobs()
+    soft = nn.functional.one_hot(y, 4) * 0.9 + 0.025
+    loss = nn.KLDivLoss(reduction="batchmean")
+    assert "log-probabilities" in told(RULE, train(Soft(nn.Softmax(1)), (x, soft), loss))[0].message
+    assert not told(RULE, train(Soft(nn.LogSoftmax(1)), (x, soft), loss))
