@@ -20,7 +20,7 @@ from trainmedic.remedies.remedy import Refused, Remedy, Undo
 from trainmedic.remedies.run import Run
 from trainmedic.remedies.schedule_learning_rate import brought_down, driven_up
 
-TOO_LOW = ("learning-rate-too-low", "unnormalized-input")
+TOO_LOW = ("learning-rate-too-low", "unnormalized-input", "slow-convergence")
 TOO_HIGH = ("learning-rate-too-high", "loss-oscillation", *BY_STEPS)
 """Illnesses that a rate can only be too low for, or too high."""
 

@@ -82,6 +82,8 @@ class LowerLearningRate(Remedy):
             return None
         if finding.name == "bad-initialization" and not starts_wild(run):
             return None
+        if finding.name in UNSETTLED and finding.severity != "error" and _falling(run):
+            return None
         before = run.learning_rates()
         factor = self._factor(finding, run)
         after = [rate * factor for rate in before]
@@ -111,6 +113,13 @@ class LowerLearningRate(Remedy):
         refuse_rprop(run)
         factor = next(new / old for old, new in zip(change.before, change.after, strict=True) if old)
         return scale_rates(run.optimizers, run.schedulers, float(factor))
+
+
+def _falling(run: Run) -> bool:
+    """Whether the medic has put the rate on a schedule already: it falls by itself, and settles at its end."""
+    from trainmedic.remedies._rates import Program
+
+    return any(isinstance(guard, Program) for guard in run.guards)
 
 
 def by_steps(finding: Finding, run: Run) -> bool:
