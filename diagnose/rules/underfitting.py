@@ -81,15 +81,17 @@ class Underfitting(Rule):
     tiny (`tiny`). What is left is the training loss over that of the best constant answer (at most `above` more than
     all), as it will be after as long a run again at the pace of its last quarter (less `sigmas` standard errors); where
     that loss is not known, the errors of training over those of naming the commonest class. Told where the architecture
-    shows why: a layer of at most `units` stands before four times as many classes, or one of a single unit before
-    `narrow` numbers, and more than `much` is left; or the targets are the inputs, nothing has gone since the third
-    quarter (`sigmas` standard errors or a fiftieth), a layer is `narrow` times narrower than the output and more than
-    `unexplained` is left; or a dropout layer takes more than `dropped` of what its activation gives, and more than
-    `much` is left in training and validation; or there is a single matrix, and what is left lies within `near` of all.
-    Else, of classes, more than `weak` is left in training and validation, and it was never a tenth better: more than
-    `poor`, while accuracy beats chance (where training and validation are within `near` of it, not-learning tells); or,
-    of three classes and more that are no tokens, nothing has gone since the third quarter, steps are not `large`, and
-    the best accuracy lies within a `quarter` of the way from the commonest class to 1.
+    shows why: a layer of at most `units` stands before twice as many classes, or one of a single unit before `narrow`
+    numbers, and more than `much` is left; or one of two units or less before as few numbers, nothing has gone since the
+    third quarter, and more than `most` is left; or the targets are the inputs, nothing has gone since the third quarter
+    (`sigmas` standard errors or a fiftieth), a layer is `narrow` times narrower than the output and more than
+    `unexplained` is left; or a dropout layer takes more than `dropped` of what its activation gives, or several more
+    than `repeated`, and more than `much` is left in training and validation; or there is a single matrix, and what is
+    left lies within `near` of all. Else, of classes, more than `weak` is left in training and validation, and it was
+    never a tenth better: more than `poor`, while accuracy beats chance (where training and validation are within `near`
+    of it, not-learning tells); or, of three classes and more that are no tokens, nothing has gone since the third
+    quarter, steps are not `large`, and the best accuracy lies within a `quarter` of the way from the commonest class to
+    1.
     Remedies: weight-decay, unfreeze, widen-model.
     Known limits: how well a task can be done is not known in general: a small model of one number or of two classes is
     told close to chance only, since its targets may be noise. Labels of which three in four are wrong look the same.
@@ -118,12 +120,16 @@ class Underfitting(Rule):
     much: float = Field(
         0.3, gt=0, lt=1, description="what is left of that of knowing nothing, where the architecture shows why"
     )
+    most: float = Field(0.5, gt=0, lt=1, description="what is left where a regression may be noise (half)")
     narrow: float = Field(32.0, gt=1, description="width of the outputs over that of the narrowest layer (32 to 1)")
     units: int = Field(
-        3, ge=1, description="units of a layer that is narrow for four times as many classes (gates are wider)"
+        3, ge=1, description="units of a layer that is narrow for twice as many classes (gates are wider)"
     )
     dropped: float = Field(
         0.75, gt=0.5, lt=1, description="share of values that dropout takes away (usual is up to a half)"
+    )
+    repeated: float = Field(
+        0.65, gt=0.5, lt=1, description="share that each of several dropout layers takes away (of two a tenth is left)"
     )
     weak: float = Field(0.75, gt=0, lt=1, description="loss over that of knowing nothing, of three classes and more")
     quarter: float = Field(
@@ -210,15 +216,24 @@ class Underfitting(Rule):
         neck = _bottleneck(history)
         if neck is not None:
             width, outputs = neck
-            few = outputs >= self.narrow if squares and width == 1 else width <= self.units and outputs >= 4 * width
+            few = outputs >= self.narrow if squares and width == 1 else width <= self.units and outputs >= 2 * width
             few &= not squares or width == 1
             copied = squares and outputs >= self.narrow * width and left.flat and reconstructs(history)
+            thin = squares and width <= 2 and outputs <= 2 * width and left.flat  # a wider output may be a picture
             if (few and left.least > self.much) or (copied and left.least > self.unexplained):
+                return f"with {width} number{'s' * (width > 1)} for {outputs} in its narrowest layer"
+            if thin and left.least > self.most:
                 return f"with {width} number{'s' * (width > 1)} for {outputs} in its narrowest layer"
         if _linear(history) and left.least > 1 - self.near:
             return "and a linear model may be all that it is"
-        dropped = _dropped(history, now)
-        if dropped > self.dropped and left.least > self.much and not self._known_apart(history, now) < self.much:
+        most = _dropped(history, now)
+        dropped = max(most, default=0.0)
+        often = sum(share > self.repeated for share in most) > 1
+        if (
+            (dropped > self.dropped or often)
+            and left.least > self.much
+            and not self._known_apart(history, now) < self.much
+        ):
             return f"with {100 * dropped:.0f} % of the values of a layer dropped"
         return None
 
@@ -296,18 +311,18 @@ def _linear(history: History) -> bool:
     return len(own) == 1 and len(own[0].shape) == 2
 
 
-def _dropped(history: History, now: int) -> float:
-    """The largest share of values that a dropout layer takes away, by the zeros before and after it; 0 for none."""
+def _dropped(history: History, now: int) -> list[float]:
+    """The share of values that each dropout layer takes away, by the zeros before and after it."""
     if "activation_zeros" not in history:
-        return 0.0
+        return []
     table = history.layers("activation_zeros")
     rows = table.values[table.steps <= now].astype(np.float64)
     known = [(history.architecture.get(name), i) for i, name in enumerate(table.layers)]
     layers = sorted(((layer, i) for layer, i in known if layer is not None), key=lambda pair: pair[0].order)
-    worst = 0.0
+    shares: list[float] = []
     for (earlier, before), (layer, after) in itertools.pairwise(layers):
         if layer.kind.startswith("Dropout") and earlier.activation is not None and len(rows):
             passed = 1 - rows[:, before]
             kept = (1 - rows[:, after])[passed > 0.05] / passed[passed > 0.05]
-            worst = max(worst, 1 - median(kept)) if np.isfinite(kept).any() else worst
-    return worst
+            shares += [1 - median(kept)] if np.isfinite(kept).any() else []
+    return shares

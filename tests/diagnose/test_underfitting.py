@@ -78,6 +78,22 @@ def test_one_unit_for_ten_classes() -> None:
     assert look(_made_of(_classes(noisy(np.full(400, 0.3)), 0.9), (1, 64), (10, 1))) == []  # and they do
 
 
+@pytest.mark.parametrize(
+    ("hidden", "outputs", "left", "told"),
+    [(2, 1, 0.8, True), (2, 1, 0.3, False), (8, 1, 0.8, False), (2, 8, 0.8, False)],
+)
+def test_two_units_for_one_number(hidden: int, outputs: int, left: float, told: bool) -> None:
+    history = _made_of(_patches(noisy(np.full(400, left)), 1), (hidden, 16), (outputs, hidden))
+    history.add_series("input/std", range(400), [3.0] * 400)  # targets are something else
+    assert bool(look(history)) == told
+
+
+def test_two_units_for_a_number_that_are_still_learning() -> None:
+    history = _made_of(_patches(noisy(np.linspace(0.95, 0.55, 400)), 1), (2, 16), (1, 2))
+    history.add_series("input/std", range(400), [3.0] * 400)
+    assert look(history) == []
+
+
 def test_a_linear_model_that_learns_nothing() -> None:
     history = _made_of(_classes(noisy(np.full(400, 2.3)), 0.1), (10, 64))
     assert [finding.code for finding in look(history)] == ["TM502"]
@@ -91,6 +107,18 @@ def test_dropout_is_measured_against_the_activation_before_it(zeros: float, told
     history.architecture["1"] = Layer("1", "Dropout", 1)
     for step in range(400):
         history.record(Snapshot(step, layers={"activation_zeros": {"0": 0.5, "1": 1 - 0.5 * (1 - zeros)}}))
+    assert bool(look(history)) == told
+
+
+@pytest.mark.parametrize(("layers", "zeros", "told"), [(1, 0.7, False), (2, 0.7, True), (3, 0.5, False)])
+def test_dropout_in_several_layers(layers: int, zeros: float, told: bool) -> None:
+    history = _classes(noisy(np.full(400, 1.5)), 0.5)
+    for i in range(layers):
+        history.architecture[f"a{i}"] = Layer(f"a{i}", "ReLU", 2 * i, activation="relu")
+        history.architecture[f"d{i}"] = Layer(f"d{i}", "Dropout", 2 * i + 1)
+    row = {f"a{i}": 0.5 for i in range(layers)} | {f"d{i}": 1 - 0.5 * (1 - zeros) for i in range(layers)}
+    for step in range(400):
+        history.record(Snapshot(step, layers={"activation_zeros": row}))
     assert bool(look(history)) == told
 
 
