@@ -25,13 +25,15 @@ class SchedulerMisuse(Rule):
     Formula: (1) the rate is at most `dead` of its peak and has been since a share of at most `early` of the run, for
     longer than it took to get there and for `wait` of the run, while the loss, which was still coming down by `falling`
     of its first level over the second half of that time or has not come down by `little` at all, has come down by less
-    than `works`. Or, of a rate that does not come back by design, the sum of all rates, with the present one until the
-    end, has been below `worth` of what the peak would make it for `held` of the run, the rate is below `faded` of its
-    peak and the loss has come down by less than `little`. (2) The rate of all groups has been exactly zero since the
-    start, for `idle` of the run and `idle_steps` steps. (3) A one-cycle schedule has not turned down after `late` of
-    the run, or a rate that has never come down is `climbs` times what it was at half of that time (and twice that from
-    the start). The run is `total_steps` long; where that is not known, (1) takes the run so far, and nothing is told of
-    (2) and (3): logs round small rates to zero.
+    than `works`; or since a share below `sooner` where the rate fell within the first epoch (`steps_per_epoch`:
+    it is stepped per batch), the loss had come down by `falling` by then and has not come down by `little` since. Or,
+    of a rate that does not come back by design, the sum of all rates, with the present one until the end,
+    has been below `worth` of what the peak would make it for `held` of the run, the rate is below `faded` of its peak
+    and the loss has come down by less than `little`. (2) The rate of all groups has
+    been exactly zero since the start, for `idle` of the run and `idle_steps` steps. (3) A one-cycle schedule has not
+    turned down after `late` of the run, or a rate that has never come down is `climbs` times what it was at half of
+    that time (and twice that from the start). The run is `total_steps` long; where that is not known, (1) takes the run
+    so far, and nothing is told of (2) and (3): logs round small rates to zero.
     Remedies: schedule-learning-rate, raise-learning-rate.
     Known limits: silent on rates lowered at plateaus (ReduceLROnPlateau), and on schedules that are a few times too
     short. A schedule that is lowered to next to nothing on purpose for most of the run looks the same.
@@ -64,6 +66,9 @@ class SchedulerMisuse(Rule):
         0.01, gt=0, lt=1, description="rate over its peak, 0 to 1 (two decades: no schedule trains there)"
     )
     early: float = Field(0.25, gt=0, lt=1, description="share of the run, 0 to 1 (three quarters are wasted)")
+    sooner: float = Field(
+        0.4, gt=0, lt=1, description="share of the run, 0 to 1 (an exponential one down to 1e-4 is there at half)"
+    )
     wait: float = Field(0.1, ge=0, lt=1, description="share of the run, 0 to 1 (longer than restarts stay down)")
     falling: float = Field(
         0.05, gt=0, lt=1, description="share of the first loss, 0 to 1 (well above noise of its level)"
@@ -177,8 +182,13 @@ class SchedulerMisuse(Rule):
         length = np.full(len(moments), total) if total == total else moments
         halfway, then = (_progress(course, history.first_step + steps[0] + at) for at in (end / 2, end))
         was_falling = not then - halfway < self.falling
-        sick = (end <= self.early * length) & (moments - end >= np.maximum(end, self.wait * length))
-        sick &= (course.progress < self.works) & (was_falling | (course.progress < self.little))
+        unlearnt = course.progress < self.little
+        sick = (end <= self.early * length) & (course.progress < self.works) & (was_falling | unlearnt)
+        epoch = history.facts.get("steps_per_epoch")
+        fell = float(steps[int(np.argmax(rates < 0.999 * np.maximum.accumulate(rates)))] - steps[0])
+        if total == total and isinstance(epoch, int) and fell < epoch and then >= self.falling:
+            sick |= np.asarray(end < self.sooner * length) & unlearnt
+        sick &= moments - end >= np.maximum(end, self.wait * length)
         start = streak(np.asarray(sick))
         if start is None:
             return None
@@ -222,6 +232,12 @@ class SchedulerMisuse(Rule):
     sick: ClassVar = (
         # halved every fourth batch
         _run([2.3 - 0.002 * min(i, 20) for i in range(400)], [0.02 * 0.5 ** (i // 4) for i in range(400)]),
+        # halved a little slower, over a third of the run
+        _run(
+            [4.6 - 0.01 * min(i, 140) for i in range(400)],
+            [0.002 * 0.5 ** (i // 22) for i in range(400)],
+            steps_per_epoch=40,
+        ),
         # a cosine that ends after a twentieth
         _run([1.0 - 0.02 * min(i, 20) for i in range(400)], [0.003 * max(0.0, 1 - i / 20) for i in range(400)]),
         # a warm-up from zero, stepped once per epoch

@@ -99,3 +99,17 @@ def test_a_group_that_stays_at_zero_on_purpose() -> None:
     assert look(history)
     history.add_series("optimizer/learning_rate/1", range(300), [1e-3] * 300)
     assert look(history) == []
+
+
+def test_a_third_of_a_run_is_too_little_where_the_schedule_is_stepped_per_batch() -> None:
+    def dies_at(share: float, **facts: Any) -> list[Finding]:
+        halved = share * STEPS / 7
+        rates = [0.1 * 0.5 ** int(step // halved) for step in range(STEPS)]
+        losses = [4.6 - 1.5 * min(step / (0.2 * STEPS), 1.0) for step in range(STEPS)]
+        facts = {"total_steps": STEPS, **facts}
+        return look(History.of(train_loss=losses, optimizer_learning_rate=rates, facts=facts))
+
+    assert dies_at(0.37, steps_per_epoch=60)
+    assert dies_at(0.37, steps_per_epoch=20) == []  # it may have been lowered where the loss stood still
+    assert dies_at(0.37) == []
+    assert dies_at(0.5, steps_per_epoch=60) == []  # an exponential one, down to 1e-4 at the end
