@@ -94,7 +94,7 @@ class NoisyGradient(Rule):
         0.1, gt=0, description="share of the loss, 0 to 1 (a tenth; that of healthy runs is below 0.04)"
     )
     of_gain: float = Field(
-        1 / 3, gt=0, description="the same over what the loss has come down by (a third of all that was won)"
+        0.33, gt=0, description="the same over what the loss has come down by (a third of all that was won)"
     )
     agree: float = Field(
         0.4, gt=0, le=1, description="mean cosine, -1 to 1 (above it they point one way, or to and fro)"

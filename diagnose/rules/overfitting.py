@@ -165,7 +165,7 @@ class Overfitting(Rule):
     )
     apart: float = Field(0.2, gt=0, lt=1, description="what is learnt by heart only, share of the task (a fifth)")
     holds: float = Field(
-        2 / 3, gt=0, lt=1, description="share of what is learnt that holds in validation (a third is learnt by heart)"
+        0.67, gt=0, lt=1, description="share of what is learnt that holds in validation (a third is learnt by heart)"
     )
     holds_of_noise: float = Field(
         0.5,

@@ -133,7 +133,7 @@ class Plateau(Rule):
         1e-2, gt=0, description="|update| / |weight| that keeps a run from settling (ten times the usual 1e-3)"
     )
     held: float = Field(
-        2 / 3, gt=0, lt=1, description="share of squared errors that the size of the steps holds up (two thirds)"
+        0.67, gt=0, lt=1, description="share of squared errors that the size of the steps holds up (two thirds)"
     )
     cut: float = Field(0.1, gt=0, lt=1, description="rate over its height at which a run has all but stopped (a tenth)")
     soon: float = Field(0.25, gt=0, lt=1, description="share of the run by which that is early (schedules take longer)")

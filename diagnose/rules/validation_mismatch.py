@@ -101,7 +101,7 @@ class ValidationMismatch(Rule):
         0.75, gt=0, le=1, description="share that is learnt in three epochs if it is simple (three quarters)"
     )
     apart: float = Field(
-        1 / 3, gt=0, description="validation loss above that of training, share of chance (a third of the task)"
+        0.33, gt=0, description="validation loss above that of training, share of chance (a third of the task)"
     )
     nearly: float = Field(
         0.9, gt=0, le=1, description="share of the training task, where a leak gives all (nine tenths)"
