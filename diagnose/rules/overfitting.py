@@ -118,8 +118,8 @@ class Overfitting(Rule):
     add-data.
     Known limits: needs at least `least` evaluations after the best one: with `p_value` 0.01 four can just show a trend
     (1 in 120 orders of five has no fall). False alarms in 3,600 simulated runs of 8 to 100 evaluations that converge,
-    with noise of 2 to 20 % of the gain: 1 in 1,200 where the noise of neighbours is independent, 1 in 240 where it
-    correlates by 0.5, 1 in 44 by 0.8 (1 in 20 where training is through, at a fifth of the validation loss). A language
+    with noise of 2 to 20 % of the gain: 1 in 1,200 where the noise of neighbours is independent, 1 in 120 where it
+    correlates by 0.5, 1 in 29 by 0.8 (1 in 18 where training is through, at a fifth of the validation loss). A language
     model begins at the log of its vocabulary, so that its gain is large and a small rise goes unsaid.
     Source: Prechelt 1998, "Early stopping - but when?" (generalisation loss of 5 %, and its quotient with the progress
     of training); Kendall 1938. Least squares with p weights on n samples of noise fits p / n of it in training and adds
