@@ -68,7 +68,8 @@ class Held:
         known = np.isfinite(training.values)
         self._losses = training.values[known]
         self._ends = np.searchsorted(training.steps[known], self.steps, side="right")
-        self.training = np.array([self._between(i) for i in range(len(self.steps))])
+        self.training = np.array([self._between(i, 5) for i in range(len(self.steps))])
+        self.newest = np.array([self._between(i, 1) for i in range(len(self.steps))])  # noisier, and not a step late
         first = [*self._losses[:1], *self.values[:1]]
         positive = bool(first) and min(self._losses.min(initial=0.0), self.values.min(initial=0.0)) >= 0
         self.chance = chance if chance > 0 else max(first) if positive else 0.0
@@ -77,8 +78,8 @@ class Held:
         """What is left to be learnt there, share of that of the best constant answer."""
         return median(curve[part]) / self.chance
 
-    def _between(self, i: int) -> float:
-        begin = min(int(self._ends[i - 1]) if i else 0, max(0, int(self._ends[i]) - 5))
+    def _between(self, i: int, least: int) -> float:
+        begin = min(int(self._ends[i - 1]) if i else 0, max(0, int(self._ends[i]) - least))
         return median(thinned(self._losses[begin : self._ends[i]]))
 
 
@@ -287,6 +288,8 @@ class Overfitting(Rule):
         """Whether training has come far since, validation has not, and they are far from each other."""
         trained, apart = held.left(held.training, now), held.left(held.values, now)
         won = held.left(held.training, before) - trained
+        if not held.left(held.training, before) - held.left(held.newest, now) > self.won:
+            return False  # training itself is thrown back just now
         shared = held.left(held.values, before) - apart
         if not (won > self.won and shared < self.shared * won and apart - trained > self.apart):
             return False

@@ -255,3 +255,12 @@ def test_rare_classes_may_count_for_more_than_their_share() -> None:
     assert look(history) == []  # 46 % of the entropy of the labels, a fifth of that of two classes
     history.add_series("validation/loss", range(60), np.maximum(training, 0.4))
     assert look(history)
+
+
+def test_a_training_that_is_thrown_back_itself_does_not_win_alone() -> None:
+    """At the edge of stability, in full batches: the loss of a step is that of before it, validation of after it."""
+    training = [*np.linspace(1.57, 0.90, 16), 1.08, 1.36, 1.73]
+    validation = [*np.linspace(1.39, 0.91, 15), 1.10, 1.36, 1.83, 1.37]
+    facts = {"loss": "CrossEntropyLoss", "reduction": "mean", "classes": 4, "total_steps": 250}
+    history = History.of(train_loss=training, validation_loss=validation, facts=facts)
+    assert list(Overfitting().check(history)) == []
