@@ -71,6 +71,11 @@ def uniform_level(history: History) -> float:
     return math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
 
 
+def equal_level(history: History) -> float:
+    """The same, where a loss of two classes by one output counts too."""
+    return math.log(2) if history.facts.get("loss") in BINARY else uniform_level(history)
+
+
 ENTROPIES = ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss")
 BINARY = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits", "BCELoss", "binary_cross_entropy")
 SQUARES = ("MSELoss", "mse_loss")

@@ -18,7 +18,7 @@ import numpy as np
 
 from trainmedic.controlled import Controlled, Plan, Result
 from trainmedic.diagnose import Finding
-from trainmedic.diagnose.robust import BINARY, uniform_level
+from trainmedic.diagnose.robust import equal_level
 from trainmedic.history import History
 from trainmedic.remedies._state import State
 from trainmedic.remedies.change import Change, Rival, Safety, Treatment
@@ -509,9 +509,7 @@ class Treating:
 
     def _ceiling(self, remedy: Remedy) -> float:
         """The loss of taking all classes for equally likely, for acts that may raise the loss up to there."""
-        level = uniform_level(self.run.history)
-        if self.run.history.facts.get("loss") in BINARY:
-            level = math.log(2)
+        level = equal_level(self.run.history)
         return level if remedy.raises_loss and math.isfinite(level) else -math.inf
 
     def _time_before(self, start: int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from trainmedic.diagnose.robust import (
     adversarial,
     chance_level,
     correct_by_chance,
+    equal_level,
     holds_since,
     median,
     noise,
@@ -69,7 +70,6 @@ class Held:
         self._losses = training.values[known]
         self._ends = np.searchsorted(training.steps[known], self.steps, side="right")
         self.training = np.array([self._between(i, 5) for i in range(len(self.steps))])
-        self.newest = np.array([self._between(i, 1) for i in range(len(self.steps))])  # noisier, and not a step late
         first = [*self._losses[:1], *self.values[:1]]
         positive = bool(first) and min(self._losses.min(initial=0.0), self.values.min(initial=0.0)) >= 0
         self.chance = chance if chance > 0 else max(first) if positive else 0.0
@@ -77,6 +77,10 @@ class Held:
     def left(self, curve: Array, part: slice) -> float:
         """What is left to be learnt there, share of that of the best constant answer."""
         return median(curve[part]) / self.chance
+
+    def left_lately(self, part: slice) -> float:
+        """What is left in training there by single losses, where evaluations are that close: noisier, but not late."""
+        return median(np.array([self._between(i, 1) for i in range(part.start, part.stop)])) / self.chance
 
     def _between(self, i: int, least: int) -> float:
         begin = min(int(self._ends[i - 1]) if i else 0, max(0, int(self._ends[i]) - least))
@@ -288,13 +292,13 @@ class Overfitting(Rule):
         """Whether training has come far since, validation has not, and they are far from each other."""
         trained, apart = held.left(held.training, now), held.left(held.values, now)
         won = held.left(held.training, before) - trained
-        if not held.left(held.training, before) - held.left(held.newest, now) > self.won:
-            return False  # training itself is thrown back just now
         shared = held.left(held.values, before) - apart
         if not (won > self.won and shared < self.shared * won and apart - trained > self.apart):
             return False
         if not 1 - apart < least * (1 - trained):
             return False
+        if not held.left(held.training, before) - held.left_lately(now) > self.won:
+            return False  # training itself is thrown back just now
         return accuracy is None or not _better(accuracy, held.steps[before], held.steps[now])
 
     def _judged(
@@ -526,12 +530,9 @@ def _chance(history: History) -> float:
     Of few classes that of taking them all for equally likely: rare ones may count for more, in the loss or in
     validation. Tokens never do.
     """
-    known = chance_level(history) or 0.0
-    classes = 2 if history.facts.get("loss") in BINARY else history.facts.get("classes")
+    known, level = chance_level(history) or 0.0, equal_level(history)
     tokens = any("Embedding" in layer.kind for layer in history.architecture.values())
-    if not known or tokens or history.facts.get("loss") not in (*ENTROPIES, *BINARY) or not isinstance(classes, int):
-        return known
-    return max(known, math.log(max(classes, 1)))
+    return known if not known or tokens or math.isinf(level) else max(known, level)
 
 
 def _errors(accuracy: Series) -> Series:
